@@ -1,0 +1,362 @@
+//! The disk that is there: Linux, beneath one folder, no symlink followed.
+//!
+//! Each path is opened with `openat2` and `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS` from the root's
+//! descriptor, so that whatever stands on disk, no call leaves the root.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Seek, Write};
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::dir::{Dir, Type};
+use nix::fcntl::{
+    AtFlags, FallocateFlags, Flock, FlockArg, OFlag, OpenHow, PosixFadviseAdvice,
+    RenameFlags, ResolveFlag,
+};
+use nix::sys::stat::{FileStat, Mode, SFlag};
+use nix::unistd::{Gid, LinkatFlags, UnlinkatFlags};
+use nix::{fcntl, sys, unistd};
+
+use super::{Create, Disk, Entry, File, Kind, RelPath, Space, Stat};
+
+/// Direct writes must start, end and lie in memory at multiples of this many bytes.
+const DIRECT_ALIGNMENT: usize = 4096;
+
+/// Unwritten bytes of everybody beyond which a sync of the whole filesystem is no longer cheap.
+const CROWDED: u64 = 256 << 20;
+
+/// A folder on a local Linux filesystem.
+pub struct RealDisk {
+    root: OwnedFd,
+    /// Descriptors of the few folders that are never moved or removed while the store is open.
+    lasting: Mutex<HashMap<String, Arc<OwnedFd>>>,
+}
+
+impl RealDisk {
+    /// Opens the folder, and makes it (mode 0755) when it is absent.
+    ///
+    /// # Errors
+    /// What the system says: the parent is missing, it is no folder, it may not be read.
+    pub fn open(root: &Path) -> io::Result<RealDisk> {
+        match std::fs::DirBuilder::new().mode(0o755).create(root) {
+            Ok(()) => {
+                // The name of a new store must outlive a power cut as well.
+                let parent = root.parent().filter(|p| !p.as_os_str().is_empty());
+                let parent = open_root(parent.unwrap_or(Path::new(".")))?;
+                unistd::fsync(&parent)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        Ok(RealDisk { root: open_root(root)?, lasting: Mutex::new(HashMap::new()) })
+    }
+
+    fn beneath(&self, path: &RelPath, flags: OFlag) -> io::Result<OwnedFd> {
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        let text = if path.as_str().is_empty() { "." } else { path.as_str() };
+        fcntl::openat2(&self.root, text, how).map_err(error_of)
+    }
+
+    fn folder(&self, path: &RelPath) -> io::Result<Arc<OwnedFd>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        if !is_lasting(path.as_str()) {
+            return Ok(Arc::new(self.beneath(path, flags)?));
+        }
+        let mut lasting = self.lasting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(folder) = lasting.get(path.as_str()) {
+            // A folder without a name of its own was taken away under us.
+            if sys::stat::fstat(folder).is_ok_and(|stat| stat.st_nlink > 0) {
+                return Ok(Arc::clone(folder));
+            }
+        }
+        let folder = Arc::new(self.beneath(path, flags)?);
+        lasting.insert(path.as_str().to_owned(), Arc::clone(&folder));
+        Ok(folder)
+    }
+
+    fn parent<'a>(&self, path: &'a RelPath) -> io::Result<(Arc<OwnedFd>, &'a str)> {
+        let (folder, name) = path.split().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((self.folder(&folder)?, name))
+    }
+
+    fn move_to(&self, from: &RelPath, to: &RelPath, flags: RenameFlags) -> io::Result<()> {
+        let (from_folder, from_name) = self.parent(from)?;
+        let (to_folder, to_name) = self.parent(to)?;
+        fcntl::renameat2(&from_folder, from_name, &to_folder, to_name, flags).map_err(error_of)
+    }
+}
+
+/// `blobs/<algorithm>`, `staging` and its like, `artifacts/<workspace>/<algorithm>`.
+fn is_lasting(path: &str) -> bool {
+    match path.bytes().filter(|b| *b == b'/').count() {
+        0 => !path.is_empty(),
+        1 => path.starts_with("blobs/"),
+        2 => path.starts_with("artifacts/"),
+        _ => false,
+    }
+}
+
+fn open_root(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    fcntl::open(path, flags, Mode::empty()).map_err(error_of)
+}
+
+fn error_of(errno: nix::Error) -> io::Error {
+    match errno {
+        nix::Error::ELOOP => io::Error::new(io::ErrorKind::InvalidInput, "a symlink is in the way"),
+        nix::Error::ENXIO => io::Error::new(io::ErrorKind::InvalidInput, "it is a special file"),
+        other => other.into(),
+    }
+}
+
+impl Disk for RealDisk {
+    fn open(&self, path: &RelPath) -> io::Result<Box<dyn File>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+        let (folder, name) = self.parent(path)?;
+        let file = fcntl::openat(&folder, name, flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(error_of)?;
+        let stat = stat_of(&sys::stat::fstat(&file)?);
+        if stat.kind != Kind::File {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
+        if stat.size > 1 << 20 {
+            // A hint only: a filesystem without it reads as well, with less ahead.
+            let _ = fcntl::posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
+        }
+        Ok(Box::new(RealFile { file, direct: None }))
+    }
+
+    fn create(&self, path: &RelPath, how: Create) -> io::Result<Box<dyn File>> {
+        let (folder, name) = self.parent(path)?;
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let file = fcntl::openat(&folder, name, flags, Mode::from_bits_truncate(0o600));
+        let file = file.map_err(error_of)?;
+        let direct = match how {
+            Create::Buffered => None,
+            Create::Direct => {
+                // A filesystem that refuses direct I/O is written through the page cache.
+                let flags = OFlag::O_WRONLY | OFlag::O_DIRECT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                fcntl::openat(&folder, name, flags, Mode::empty()).ok()
+            }
+        };
+        // Set, not asked for at creation: the umask of the process must not hide it from reviewers.
+        sys::stat::fchmod(&file, Mode::from_bits_truncate(0o444))?;
+        Ok(Box::new(RealFile { file, direct }))
+    }
+
+    fn stat(&self, path: &RelPath) -> io::Result<Stat> {
+        let Ok((folder, name)) = self.parent(path) else {
+            return Ok(stat_of(&sys::stat::fstat(&*self.folder(path)?)?));
+        };
+        let stat = sys::stat::fstatat(&folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        Ok(stat_of(&stat))
+    }
+
+    fn list(
+        &self,
+        path: &RelPath,
+        each: &mut dyn FnMut(Entry) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        let fd = self.beneath(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        let mut folder = Dir::from_fd(fd)?;
+        for entry in folder.iter() {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name == "." || name == ".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                Some(Type::File) => Kind::File,
+                Some(Type::Directory) => Kind::Folder,
+                Some(Type::Symlink) => Kind::Symlink,
+                Some(_) => Kind::Special,
+                None => self.stat(&path.join(&name))?.kind,
+            };
+            if each(Entry { name, kind }).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn make_dir(&self, path: &RelPath, mode: u32) -> io::Result<()> {
+        let (folder, name) = self.parent(path)?;
+        let mode = Mode::from_bits_truncate(mode);
+        sys::stat::mkdirat(&folder, name, mode)?;
+        sys::stat::fchmodat(&folder, name, mode, sys::stat::FchmodatFlags::FollowSymlink)?;
+        Ok(())
+    }
+
+    fn set_group(&self, path: &RelPath, gid: u32, mode: u32) -> io::Result<()> {
+        let folder = self.beneath(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        unistd::fchown(&folder, None, Some(Gid::from_raw(gid)))?;
+        sys::stat::fchmod(&folder, Mode::from_bits_truncate(mode))?;
+        Ok(())
+    }
+
+    fn link(&self, from: &RelPath, to: &RelPath) -> io::Result<()> {
+        let (from_folder, from_name) = self.parent(from)?;
+        let (to_folder, to_name) = self.parent(to)?;
+        let flags = LinkatFlags::empty();
+        unistd::linkat(&from_folder, from_name, &to_folder, to_name, flags).map_err(error_of)
+    }
+
+    fn rename(&self, from: &RelPath, to: &RelPath) -> io::Result<()> {
+        self.move_to(from, to, RenameFlags::empty())
+    }
+
+    fn rename_new(&self, from: &RelPath, to: &RelPath) -> io::Result<()> {
+        self.move_to(from, to, RenameFlags::RENAME_NOREPLACE)
+    }
+
+    fn unlink(&self, path: &RelPath) -> io::Result<()> {
+        let (folder, name) = self.parent(path)?;
+        unistd::unlinkat(&folder, name, UnlinkatFlags::NoRemoveDir).map_err(error_of)
+    }
+
+    fn remove_dir(&self, path: &RelPath) -> io::Result<()> {
+        let (folder, name) = self.parent(path)?;
+        unistd::unlinkat(&folder, name, UnlinkatFlags::RemoveDir).map_err(error_of)
+    }
+
+    fn sync_dir(&self, path: &RelPath) -> io::Result<()> {
+        Ok(unistd::fsync(&*self.folder(path)?)?)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        Ok(unistd::syncfs(&self.root)?)
+    }
+
+    fn is_crowded(&self) -> bool {
+        let Ok(memory) = std::fs::read_to_string("/proc/meminfo") else { return false };
+        let dirty = memory.lines().find_map(|line| line.strip_prefix("Dirty:"));
+        let kib = dirty.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.is_some_and(|kib| kib << 10 > CROWDED)
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let stat = sys::statvfs::fstatvfs(&self.root)?;
+        let unit = stat.fragment_size();
+        Ok(Space { free: stat.blocks_available() * unit, total: stat.blocks() * unit })
+    }
+
+    fn lock(&self, path: &RelPath, holder: &str) -> io::Result<Box<dyn Send + Sync>> {
+        let (folder, name) = self.parent(path)?;
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = fcntl::openat(&folder, name, flags, Mode::from_bits_truncate(0o644))?;
+        match Flock::lock(std::fs::File::from(fd), FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                lock.set_len(0)?;
+                lock.rewind()?;
+                lock.write_all(holder.as_bytes())?;
+                Ok(Box::new(lock))
+            }
+            Err((mut file, nix::Error::EWOULDBLOCK)) => {
+                let mut other = String::new();
+                (&mut file).take(4096).read_to_string(&mut other)?;
+                Err(io::Error::new(io::ErrorKind::ResourceBusy, other))
+            }
+            Err((_, errno)) => Err(errno.into()),
+        }
+    }
+}
+
+struct RealFile {
+    file: OwnedFd,
+    /// The same file again, past the page cache.
+    direct: Option<OwnedFd>,
+}
+
+impl File for RealFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        Ok(sys::uio::pread(&self.file, buf, signed(offset)?)?)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        if let Some(direct) = &self.direct {
+            let whole = buf.len() - buf.len() % DIRECT_ALIGNMENT;
+            let aligned = offset.is_multiple_of(DIRECT_ALIGNMENT as u64)
+                && buf.as_ptr().addr().is_multiple_of(DIRECT_ALIGNMENT);
+            if aligned && whole > 0 {
+                match sys::uio::pwrite(direct, &buf[..whole], signed(offset)?) {
+                    Ok(n) => return Ok(n),
+                    // This filesystem wants another alignment than ours: take the other way.
+                    Err(nix::Error::EINVAL) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+        }
+        Ok(sys::uio::pwrite(&self.file, buf, signed(offset)?)?)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(unistd::fdatasync(&self.file)?)
+    }
+
+    fn stat(&self) -> io::Result<Stat> {
+        Ok(stat_of(&sys::stat::fstat(&self.file)?))
+    }
+
+    fn share_extents(&self, source: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<bool> {
+        let shares = sys::statfs::fstatfs(&self.file).is_ok_and(|filesystem| {
+            let kind = filesystem.filesystem_type();
+            kind == sys::statfs::XFS_SUPER_MAGIC || kind == sys::statfs::BTRFS_SUPER_MAGIC
+        });
+        let same = sys::stat::fstat(source)?.st_dev == sys::stat::fstat(&self.file)?.st_dev;
+        if !shares || !same || !offset.is_multiple_of(DIRECT_ALIGNMENT as u64) {
+            return Ok(false);
+        }
+        // On these filesystems the kernel clones first and copies only what it cannot clone.
+        let (mut from, mut to) = (signed(offset)?, 0);
+        let mut left = len;
+        while left > 0 {
+            let step = usize::try_from(left.min(1 << 30)).unwrap_or(1 << 30);
+            match fcntl::copy_file_range(source, Some(&mut from), &self.file, Some(&mut to), step) {
+                Ok(0) => break,
+                Ok(n) => left -= n as u64,
+                Err(nix::Error::EINTR) => {}
+                Err(_) if left == len => return Ok(false),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(true)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        match fcntl::fallocate(&self.file, FallocateFlags::empty(), 0, signed(len)?) {
+            Err(nix::Error::EOPNOTSUPP) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.file.as_fd().try_clone_to_owned()
+    }
+}
+
+fn signed(offset: u64) -> io::Result<i64> {
+    i64::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge.into())
+}
+
+pub(super) fn stat_of(stat: &FileStat) -> Stat {
+    let kind = match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFREG => Kind::File,
+        SFlag::S_IFDIR => Kind::Folder,
+        SFlag::S_IFLNK => Kind::Symlink,
+        _ => Kind::Special,
+    };
+    let time = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+    Stat {
+        kind,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        n_links: stat.st_nlink,
+        inode: stat.st_ino,
+        modified_ns: time(stat.st_mtime, stat.st_mtime_nsec),
+        changed_ns: time(stat.st_ctime, stat.st_ctime_nsec),
+    }
+}

@@ -1,0 +1,107 @@
+//! When what was written is safe: one sync of the filesystem for all who wait for one.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use crate::disk::{Disk, RelPath};
+use crate::error::Error;
+
+/// Lets many small puts share one `syncfs`.
+#[derive(Default)]
+pub(crate) struct Barrier {
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    n_begun: u64,
+    n_ended: u64,
+    running: bool,
+    /// Numbers of the syncs that failed. Whoever waited for one of them must not believe a later
+    /// one: after a failed sync the kernel has dropped what it could not write.
+    failed: BTreeSet<u64>,
+}
+
+/// What one operation wrote and wants to be durable.
+#[derive(Default)]
+pub(crate) struct Unsynced {
+    /// Files whose bytes were not synced yet.
+    pub(crate) files: Vec<RelPath>,
+    /// Folders whose names changed, inner ones first.
+    pub(crate) folders: Vec<RelPath>,
+    /// What [`Barrier::n_failed`] was before the first byte was written.
+    pub(crate) since: u64,
+}
+
+impl Barrier {
+    /// Returns once everything in `unsynced` is durable.
+    ///
+    /// One sync of the whole filesystem is cheaper than one for each file, but it waits for the
+    /// unwritten data of everybody on it. When there is much of that, each file and folder is
+    /// synced by itself, so that a neighbour's gigabytes cost us nothing.
+    pub(crate) fn settle(&self, disk: &dyn Disk, unsynced: &Unsynced) -> Result<(), Error> {
+        self.settle_now(disk, unsynced)?;
+        // A sync of the whole filesystem that failed dropped the bytes of all who had written and
+        // not synced yet; the kernel told only the one who asked, and ours succeeds without them.
+        match self.n_failed() == unsynced.since {
+            true => Ok(()),
+            false => Err(Error::disk("syncing", &RelPath::root())(io::Error::other(
+                "a sync failed while this was being written",
+            ))),
+        }
+    }
+
+    /// How many syncs have failed.
+    pub(crate) fn n_failed(&self) -> u64 {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.failed.len() as u64
+    }
+
+    fn settle_now(&self, disk: &dyn Disk, unsynced: &Unsynced) -> Result<(), Error> {
+        if disk.is_crowded() {
+            for path in &unsynced.files {
+                let file = disk.open(path).map_err(Error::disk("opening", path))?;
+                file.sync().map_err(Error::disk("syncing", path))?;
+            }
+            for path in &unsynced.folders {
+                disk.sync_dir(path).map_err(Error::disk("syncing", path))?;
+            }
+            return Ok(());
+        }
+        self.wait(disk).map_err(Error::disk("syncing", &RelPath::root()))
+    }
+
+    /// Waits for a sync that began after this call.
+    fn wait(&self, disk: &dyn Disk) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine = state.n_begun + 1;
+        while state.n_ended < mine {
+            if state.running {
+                state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.running = true;
+            state.n_begun += 1;
+            let number = state.n_begun;
+            drop(state);
+            let synced = disk.sync_all();
+            state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.running = false;
+            state.n_ended = number;
+            if synced.is_err() {
+                state.failed.insert(number);
+            }
+            self.ended.notify_all();
+            if number == mine {
+                // The one who synced keeps the system's own words for what went wrong.
+                return synced;
+            }
+        }
+        match state.failed.contains(&mine) {
+            true => Err(io::Error::other("a sync that others waited for as well failed")),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! One blob on its way in: read once, hashed while it is written or compared.
+//!
+//! Neither side is believed. The bringer's bytes are hashed whatever the store has; where the
+//! store has a file of that name, it is compared with them byte by byte, and a copy that differs
+//! is given up for the bytes just brought. What this room leaves behind at the draft's name is a
+//! file whose bytes this process has just proved.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+
+use crate::buffer::{Aligned, Chunk, Ring};
+use crate::digest::{Algorithm, Digest, Hasher};
+use crate::disk::{Create, Disk, File, RelPath, read_exact_at, write_all_at};
+use crate::error::Error;
+use crate::oci::Refusal;
+use crate::source::Reading;
+
+/// Bytes that go through at once where no other thread takes part.
+const STEP: usize = 128 << 10;
+/// Bytes that go from thread to thread at once.
+const CHUNK: usize = 1 << 20;
+/// Chunks of one blob in flight: one being read, one hashed, two written, two waiting.
+const N_CHUNKS: usize = 6;
+
+/// What is known of a blob before it is read.
+pub(crate) struct Expected {
+    pub(crate) algorithm: Algorithm,
+    /// Absent for a file whose digest is found out.
+    pub(crate) digest: Option<Digest>,
+    /// Absent for a stream of unknown length.
+    pub(crate) size: Option<u64>,
+}
+
+/// What a blob turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Proved {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+    /// The store's copy was kept; otherwise a new file stands at the draft's name.
+    pub(crate) kept: bool,
+    /// The new file's bytes were synced already.
+    pub(crate) synced: bool,
+}
+
+/// Where one blob goes.
+pub(crate) struct Intake<'a> {
+    pub(crate) disk: &'a dyn Disk,
+    /// The draft's own name for it.
+    pub(crate) path: &'a RelPath,
+    /// The store's copy, held by a link at `path`, to compare with.
+    pub(crate) existing: Option<Box<dyn File>>,
+    /// From how many bytes on threads take part.
+    pub(crate) pipeline_from: u64,
+    /// Counts the bytes that went through.
+    pub(crate) progress: &'a AtomicU64,
+    /// Keeps a copy of what turned out to be rotten, before its name goes.
+    pub(crate) on_rot: Box<dyn Fn(&RelPath) + Sync + 'a>,
+}
+
+impl Intake<'_> {
+    /// Reads the source to its end.
+    pub(crate) fn run(self, expected: &Expected, reading: Reading<'_>) -> Result<Proved, Error> {
+        let mut reading = reading;
+        let read = self.read(expected, &mut reading);
+        if !matches!(read, Err(Error::Disk { .. } | Error::Full)) && !reading.stayed()? {
+            // Of a file without a claim, half of one version and half of the next would be
+            // sealed; of one with a claim, this says better than "mismatch" what to do.
+            let what = expected.digest.map_or_else(|| "the file".to_owned(), |d| d.to_string());
+            return Err(Error::SourceChanged { what });
+        }
+        let (proved, rewritten) = read?;
+        match expected.digest {
+            Some(claimed) if claimed != proved.digest => {
+                return Err(Refusal::Mismatch { claimed, actual: proved.digest }.into());
+            }
+            _ => {}
+        }
+        if rewritten {
+            self.read_back(&proved)?;
+        }
+        Ok(proved)
+    }
+
+    /// What the bytes turned out to be, and whether the store's copy was found rotten on the way.
+    fn read(&self, expected: &Expected, reading: &mut Reading<'_>) -> Result<(Proved, bool), Error> {
+        let size = expected.size.unwrap_or(0);
+        if size < self.pipeline_from {
+            return self.inline(expected, reading);
+        }
+        if self.existing.is_none()
+            && let Some(file) = self.shared(reading, size)?
+        {
+            return Ok((self.prove_shared(expected, &*file, size)?, false));
+        }
+        self.pipelined(expected, reading)
+    }
+
+    /// Small blobs, and streams of unknown length: one thread, one buffer.
+    fn inline(&self, expected: &Expected, reading: &mut Reading<'_>) -> Result<(Proved, bool), Error> {
+        let step = expected.size.map_or(STEP, |size| STEP.min(usize::try_from(size + 1).unwrap_or(STEP)));
+        let mut buffer = vec![0; step];
+        let mut hasher = Hasher::new(expected.algorithm);
+        let mut lane = Lane::new(self, None)?;
+        let mut at = 0;
+        loop {
+            let filled = reading.fill(&mut buffer)?;
+            check_not_longer(expected, &hasher, at + filled as u64)?;
+            hasher.update(&buffer[..filled]);
+            lane.take(&buffer[..filled], at)?;
+            at += filled as u64;
+            self.progress.fetch_add(filled as u64, Ordering::Relaxed);
+            if filled < buffer.len() {
+                break;
+            }
+        }
+        let digest = finish(expected, hasher, at)?;
+        lane.finish(at)?;
+        let kept = lane.existing.is_some();
+        Ok((Proved { digest, size: at, kept, synced: false }, lane.rewritten))
+    }
+
+    /// Large blobs: reading, hashing and writing (or comparing) go on at the same time. Two
+    /// writers keep two direct writes in flight on one file, which a disk needs to run full.
+    fn pipelined(
+        &self,
+        expected: &Expected,
+        reading: &mut Reading<'_>,
+    ) -> Result<(Proved, bool), Error> {
+        let size = expected.size.unwrap_or(0);
+        let reads_ahead = reading.is_file();
+        let ring = Ring::new(N_CHUNKS, CHUNK);
+        let lane = Lane::new(self, Some(size))?;
+        let file = lane.file.clone();
+        thread::scope(|scope| {
+            // Comparing may have to turn into writing from the first byte on: one lane, in order.
+            let n_lanes = if lane.existing.is_some() { 1 } else { 2 };
+            let mut lanes = vec![lane];
+            while lanes.len() < n_lanes {
+                lanes.push(Lane { intake: self, existing: None, file: file.clone(), rewritten: false });
+            }
+            let mut ways = Vec::new();
+            let mut ends = Vec::new();
+            for lane in lanes {
+                let (send, receive) = sync_channel::<Arc<Chunk>>(N_CHUNKS);
+                ways.push(send);
+                ends.push(scope.spawn(move || lane.run(&receive)));
+            }
+            let (mut hasher, mut at) = (Hasher::new(expected.algorithm), 0);
+            let mut hash = |chunk: &Chunk| {
+                check_not_longer(expected, &hasher, chunk.offset + chunk.bytes().len() as u64)?;
+                hasher.update(chunk.bytes());
+                at += chunk.bytes().len() as u64;
+                self.progress.fetch_add(chunk.bytes().len() as u64, Ordering::Relaxed);
+                Ok(())
+            };
+            let mut n_read = 0;
+            let mut read = move |reading: &mut Reading<'_>| -> Result<Option<Arc<Chunk>>, Error> {
+                // No free buffer means that every lane has given up; its own error says why.
+                let Some(mut chunk) = ring.next(n_read) else { return Ok(None) };
+                let filled = reading.fill(chunk.space())?;
+                chunk.set_filled(filled);
+                n_read += filled as u64;
+                let chunk = Arc::new(chunk);
+                let turn = usize::try_from(chunk.offset / CHUNK as u64).unwrap_or(0) % ways.len();
+                let sent = filled > 0 && ways[turn].send(Arc::clone(&chunk)).is_ok();
+                Ok(sent.then_some(chunk))
+            };
+            let gone_through: Result<(), Error> = if reads_ahead {
+                let (send, receive) = sync_channel::<Arc<Chunk>>(N_CHUNKS);
+                let reader = scope.spawn(move || {
+                    while let Some(chunk) = read(reading)? {
+                        let is_last = chunk.bytes().len() < CHUNK;
+                        if send.send(chunk).is_err() || is_last {
+                            break;
+                        }
+                    }
+                    Ok(())
+                });
+                let hashed = receive.iter().try_for_each(|chunk| hash(&chunk));
+                drop(receive);
+                let read = reader.join().unwrap_or_else(|_| Err(thread_died(self.path)));
+                hashed.and(read)
+            } else {
+                let mut all = || {
+                    while let Some(chunk) = read(reading)? {
+                        hash(&chunk)?;
+                        if chunk.bytes().len() < CHUNK {
+                            break;
+                        }
+                    }
+                    Ok(())
+                };
+                let all = all();
+                drop(read);
+                all
+            };
+            let mut kept = false;
+            let mut rewritten = false;
+            let mut written: Result<(), Error> = Ok(());
+            let mut last = None;
+            for end in ends {
+                match end.join().unwrap_or_else(|_| Err(thread_died(self.path))) {
+                    Ok(lane) => last = Some(lane),
+                    Err(error) => written = Err(error),
+                }
+            }
+            written?;
+            gone_through?;
+            let digest = finish(expected, hasher, at)?;
+            let mut synced = false;
+            if let Some(mut lane) = last {
+                lane.finish(at)?;
+                kept = lane.existing.is_some();
+                rewritten = lane.rewritten;
+                if let Some(file) = &lane.file {
+                    file.sync().map_err(Error::disk("syncing", self.path))?;
+                    synced = true;
+                }
+            }
+            Ok((Proved { digest, size: at, kept, synced }, rewritten))
+        })
+    }
+
+    /// A file of our own that shares its extents with the bringer's, where the filesystem can.
+    fn shared(&self, reading: &Reading<'_>, size: u64) -> Result<Option<Box<dyn File>>, Error> {
+        let Some((source, offset, len)) = reading.range().filter(|(_, _, len)| *len == size) else {
+            return Ok(None);
+        };
+        let file = self.disk.create(self.path, Create::Buffered);
+        let file = file.map_err(Error::disk("creating", self.path))?;
+        let shares = file.share_extents(source.as_fd(), offset, len);
+        if shares.map_err(Error::disk("sharing extents with", self.path))? {
+            return Ok(Some(file));
+        }
+        self.disk.unlink(self.path).map_err(Error::disk("removing", self.path))?;
+        Ok(None)
+    }
+
+    fn prove_shared(&self, expected: &Expected, file: &dyn File, size: u64) -> Result<Proved, Error> {
+        let hashed = crate::reader::hash(file, expected.algorithm, size, true);
+        let (digest, actual) = hashed.map_err(Error::disk("reading", self.path))?;
+        self.progress.fetch_add(actual, Ordering::Relaxed);
+        if actual != size {
+            let digest = expected.digest.unwrap_or(digest);
+            return Err(Refusal::WrongSize { digest, claimed: size, actual }.into());
+        }
+        file.sync().map_err(Error::disk("syncing", self.path))?;
+        Ok(Proved { digest, size, kept: false, synced: true })
+    }
+
+    /// A file that was partly made from the store's rotten copy is proved by reading it again.
+    fn read_back(&self, proved: &Proved) -> Result<(), Error> {
+        let file = self.disk.open(self.path).map_err(Error::disk("opening", self.path))?;
+        let hashed = crate::reader::hash(&*file, proved.digest.algorithm(), proved.size, false);
+        let (actual, _) = hashed.map_err(Error::disk("reading", self.path))?;
+        if actual == proved.digest {
+            return Ok(());
+        }
+        let source = std::io::Error::other("the disk does not give back what was written");
+        Err(Error::Disk { doing: "reading back", path: self.path.clone(), source })
+    }
+}
+
+fn thread_died(path: &RelPath) -> Error {
+    let source = std::io::Error::other("a thread of this job died");
+    Error::Disk { doing: "writing", path: path.clone(), source }
+}
+
+/// Stops reading at the first byte too many.
+fn check_not_longer(expected: &Expected, hasher: &Hasher, at: u64) -> Result<(), Error> {
+    match expected.size {
+        Some(claimed) if at > claimed => {
+            let digest = expected.digest.unwrap_or_else(|| hasher.clone().finish());
+            Err(Refusal::WrongSize { digest, claimed, actual: at }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn finish(expected: &Expected, hasher: Hasher, actual: u64) -> Result<Digest, Error> {
+    let digest = hasher.finish();
+    match expected.size {
+        Some(claimed) if claimed != actual => {
+            let digest = expected.digest.unwrap_or(digest);
+            Err(Refusal::WrongSize { digest, claimed, actual }.into())
+        }
+        _ => Ok(digest),
+    }
+}
+
+/// The end of the way for the bytes: compared with the store's copy for as long as that one is
+/// the same, written otherwise.
+struct Lane<'a> {
+    intake: &'a Intake<'a>,
+    existing: Option<&'a dyn File>,
+    file: Option<Arc<dyn File>>,
+    /// The store's copy was found rotten on the way.
+    rewritten: bool,
+}
+
+impl<'a> Lane<'a> {
+    fn new(intake: &'a Intake<'a>, large: Option<u64>) -> Result<Lane<'a>, Error> {
+        let existing = intake.existing.as_deref();
+        let mut lane = Lane { intake, existing, file: None, rewritten: false };
+        if existing.is_none() {
+            lane.create(large)?;
+        }
+        Ok(lane)
+    }
+
+    fn create(&mut self, large: Option<u64>) -> Result<Arc<dyn File>, Error> {
+        let (disk, path) = (self.intake.disk, self.intake.path);
+        let how = if large.is_some() { Create::Direct } else { Create::Buffered };
+        let file: Arc<dyn File> =
+            disk.create(path, how).map_err(Error::disk("creating", path))?.into();
+        if let Some(size) = large {
+            file.allocate(size).map_err(Error::disk("allocating", path))?;
+        }
+        self.file = Some(Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn run(mut self, chunks: &Receiver<Arc<Chunk>>) -> Result<Lane<'a>, Error> {
+        for chunk in chunks {
+            self.take(chunk.bytes(), chunk.offset)?;
+        }
+        Ok(self)
+    }
+
+    fn take(&mut self, bytes: &[u8], at: u64) -> Result<(), Error> {
+        if let Some(existing) = self.existing {
+            if is_same(existing, bytes, at) {
+                return Ok(());
+            }
+            self.give_up(existing, at)?;
+        }
+        let Some(file) = &self.file else { return Ok(()) };
+        write_all_at(&**file, bytes, at).map_err(Error::disk("writing", self.intake.path))
+    }
+
+    /// The store's copy is rotten from somewhere after `upto` on: a new file begins with what was
+    /// the same so far.
+    fn give_up(&mut self, existing: &dyn File, upto: u64) -> Result<(), Error> {
+        let (disk, path) = (self.intake.disk, self.intake.path);
+        (self.intake.on_rot)(path);
+        self.existing = None;
+        self.rewritten = true;
+        disk.unlink(path).map_err(Error::disk("removing", path))?;
+        let file = self.create(None)?;
+        let mut buffer = vec![0; STEP];
+        let mut at = 0;
+        while at < upto {
+            let step = buffer.len().min(usize::try_from(upto - at).unwrap_or(usize::MAX));
+            let part = &mut buffer[..step];
+            read_exact_at(existing, part, at).map_err(Error::disk("reading", path))?;
+            write_all_at(&*file, part, at).map_err(Error::disk("writing", path))?;
+            at += step as u64;
+        }
+        Ok(())
+    }
+
+    /// The bringer's bytes have ended: the store's copy must end there as well.
+    fn finish(&mut self, size: u64) -> Result<(), Error> {
+        if let Some(existing) = self.existing
+            && !existing.stat().is_ok_and(|stat| stat.size == size)
+        {
+            self.give_up(existing, size)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the store's copy has these bytes there. A copy that cannot be read is not the same.
+fn is_same(existing: &dyn File, bytes: &[u8], at: u64) -> bool {
+    let mut own = Aligned::new(bytes.len().min(STEP));
+    bytes.chunks(STEP).zip(0_u64..).all(|(part, i)| {
+        let own = &mut own.space()[..part.len()];
+        read_exact_at(existing, own, at + i * STEP as u64).is_ok() && own == part
+    })
+}

@@ -1,0 +1,210 @@
+//! Ending holds, and taking back what nobody holds.
+//!
+//! A blob's link count is its reference count: one link is its name in `blobs/`, every other a
+//! layout, a draft or a lease. One link means that nobody holds it, and there is no other rule.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use crate::digest::{Algorithm, Digest};
+use crate::disk::{Kind, RelPath};
+use crate::durable::Unsynced;
+use crate::error::Error;
+use crate::layout;
+use crate::names;
+use crate::store::Store;
+use crate::workspace::{Name, Workspace};
+
+/// How many deletes there are between two calls of the caller's pace.
+const PACE: u64 = 64;
+
+/// A hold that was ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retired {
+    /// Names that led to the artifact and are gone.
+    pub names: Vec<Name>,
+    /// Bytes that nobody holds any more.
+    pub reclaimable: u64,
+}
+
+/// What a collection took, or would take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Blobs that nobody holds.
+    pub n_blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// One thing that was looked at by [`Store::examine`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// What.
+    pub what: &'static str,
+    /// Whether somebody should act.
+    pub is_problem: bool,
+    /// What was seen.
+    pub text: String,
+}
+
+impl Store {
+    /// Ends a workspace's hold on an artifact: its layout and the names that lead to it.
+    ///
+    /// Who reads the layout in place gets "not found" from then on; who holds a descriptor keeps it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Disk`].
+    pub fn retire(&self, workspace: &Workspace, digest: &Digest) -> Result<Retired, Error> {
+        let sealed = self.sealed(workspace, digest)?;
+        let size = self.facts(workspace, digest).map_or(0, |facts| facts.size);
+        let inner = &*self.inner;
+        let disk = &*inner.disk;
+        let reclaimable = self.held_only_by(&sealed.path())?;
+        let led: Vec<Name> = names::all(disk, workspace)?.remove(digest).unwrap_or_default();
+
+        // The disk may be full: this must work all the same.
+        inner.release_reserve();
+        let mut unsynced =
+            Unsynced { since: inner.barrier.n_failed(), ..Unsynced::default() };
+        for name in &led {
+            unsynced.folders.extend(names::remove(disk, workspace, name, digest)?);
+        }
+        // No name may outlive what it leads to.
+        if !unsynced.folders.is_empty() {
+            inner.settle(&unsynced)?;
+            unsynced.folders.clear();
+        }
+        let gone = inner.staging("retired");
+        disk.rename_new(&sealed.path(), &gone).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::NotFound { what: digest.to_string() },
+            _ => Error::disk("renaming", &sealed.path())(error),
+        })?;
+        unsynced.folders.push(RelPath::new(layout::STAGING));
+        unsynced.folders.extend(sealed.path().split().map(|(folder, _)| folder));
+        inner.settle(&unsynced)?;
+        if let Some(index) = inner.index() {
+            index.forget(workspace, digest);
+        }
+        inner.take_usage(workspace, size);
+        inner.remove_tree(&gone)?;
+        inner.refill_reserve();
+        Ok(Retired { names: led, reclaimable })
+    }
+
+    /// The bytes of the blobs that only `blobs/` and this layout hold.
+    fn held_only_by(&self, layout: &RelPath) -> Result<u64, Error> {
+        let mut bytes = 0;
+        for algorithm in Algorithm::ALL {
+            let folder = layout.join(layout::BLOBS).join(algorithm.name());
+            for entry in self.inner.entries(&folder)? {
+                if let Ok(stat) = self.inner.disk.stat(&folder.join(&entry.name))
+                    && stat.n_links <= 2
+                {
+                    bytes += stat.size;
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Removes every blob that nobody holds, or with `dry_run` only counts them. `pace` is called
+    /// between groups of deletes, so that the caller can let the disk breathe.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub fn gc(&self, dry_run: bool, pace: &mut dyn FnMut()) -> Result<Collected, Error> {
+        let inner = &*self.inner;
+        let disk = &*inner.disk;
+        let mut collected = Collected::default();
+        if !dry_run {
+            inner.release_reserve();
+        }
+        for algorithm in Algorithm::ALL {
+            let folder = layout::blobs(algorithm);
+            let mut failed = None;
+            let listed = disk.list(&folder, &mut |entry| {
+                let Ok(digest) = Digest::from_hex(algorithm, &entry.name) else {
+                    return ControlFlow::Continue(());
+                };
+                match self.collect(&digest, dry_run) {
+                    Ok(None) => {}
+                    Ok(Some(bytes)) => {
+                        collected.n_blobs += 1;
+                        collected.bytes += bytes;
+                        if !dry_run && collected.n_blobs % PACE == 0 {
+                            pace();
+                        }
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        return ControlFlow::Break(());
+                    }
+                }
+                ControlFlow::Continue(())
+            });
+            listed.map_err(Error::disk("listing", &folder))?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            if !dry_run {
+                disk.sync_dir(&folder).map_err(Error::disk("syncing", &folder))?;
+            }
+        }
+        if !dry_run {
+            inner.refill_reserve();
+        }
+        Ok(collected)
+    }
+
+    /// Removes a blob if it has no link but its name, and says how large it was.
+    fn collect(&self, digest: &Digest, dry_run: bool) -> Result<Option<u64>, Error> {
+        let path = layout::blob(digest);
+        let _guard = self.inner.lock_digest(digest);
+        let stat = match self.inner.disk.stat(&path) {
+            Ok(stat) if stat.kind == Kind::File && stat.n_links == 1 => stat,
+            Ok(_) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::disk("looking at", &path)(error)),
+        };
+        if !dry_run {
+            self.inner.disk.unlink(&path).map_err(Error::disk("removing", &path))?;
+        }
+        Ok(Some(stat.size))
+    }
+
+    /// Looks at the state of the house.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub fn examine(&self) -> Result<Vec<Observation>, Error> {
+        let mut seen = Vec::new();
+        let mut note = |what, is_problem, text| seen.push(Observation { what, is_problem, text });
+
+        let space = self.space()?;
+        let is_tight = space.free < space.total / 20;
+        note("space", is_tight, format!("{} of {} bytes are free", space.free, space.total));
+
+        let mut n_artifacts = 0;
+        let workspaces = self.workspaces()?;
+        for workspace in &workspaces {
+            n_artifacts += self.artifacts(workspace)?.len();
+        }
+        let n_workspaces = workspaces.len();
+        note("artifacts", false, format!("{n_artifacts} in {n_workspaces} workspaces"));
+
+        let Collected { n_blobs, bytes } = self.gc(true, &mut || {})?;
+        note("unheld", false, format!("nobody holds {n_blobs} blobs of {bytes} bytes; gc frees them"));
+
+        let n_drafts = self.inner.entries(&RelPath::new(layout::STAGING))?.len();
+        note("staging", false, format!("{n_drafts} entries of work in progress"));
+
+        let n_kept = self.inner.entries(&RelPath::new(layout::QUARANTINE))?.len();
+        let text = format!("{n_kept} digests or layouts were found damaged");
+        note("quarantine", n_kept > 0, text);
+
+        let (is_open, wanted) = (self.inner.index().is_some(), self.inner.options.index.is_some());
+        let text = if is_open { "open" } else { "not in use; lookups read the layouts" };
+        note("index", wanted && !is_open, text.to_owned());
+        Ok(seen)
+    }
+}

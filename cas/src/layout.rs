@@ -1,0 +1,86 @@
+//! Where things are below the store's root, and the fixed files of a sealed layout.
+//!
+//! Every path of the store is made here, from types that cannot hold a `/`.
+
+use crate::digest::{Algorithm, Digest};
+use crate::disk::RelPath;
+use crate::oci::Descriptor;
+use crate::workspace::{Name, Workspace};
+
+/// The one content of `oci-layout` (image-spec 1.1, "oci-layout file").
+pub const OCI_LAYOUT: &[u8] = b"{\"imageLayoutVersion\":\"1.0.0\"}";
+/// The name of the file that says so.
+pub const OCI_LAYOUT_FILE: &str = "oci-layout";
+/// The name of a layout's index.
+pub const INDEX_FILE: &str = "index.json";
+/// The name of a layout's folder of blobs, and of the store's.
+pub const BLOBS: &str = "blobs";
+
+/// The folder of sealed layouts.
+pub const ARTIFACTS: &str = "artifacts";
+/// The folder of drafts.
+pub const STAGING: &str = "staging";
+/// The folder of what was found wrong.
+pub const QUARANTINE: &str = "quarantine";
+/// The folder of names.
+pub const NAMES: &str = "names";
+/// The folder of the derived index.
+pub const INDEX: &str = "index";
+/// The file that says which store this is, and of which format.
+pub const STORE_FILE: &str = "bonded.json";
+/// The file that is locked while a process has the store.
+pub const LOCK_FILE: &str = "lock";
+/// The file that is given up when the disk is full and something must be removed.
+pub const RESERVE_FILE: &str = "reserve";
+
+/// `blobs/<algorithm>`
+pub fn blobs(algorithm: Algorithm) -> RelPath {
+    RelPath::new(BLOBS).join(algorithm.name())
+}
+
+/// `blobs/<algorithm>/<hex>`
+pub fn blob(digest: &Digest) -> RelPath {
+    blob_in(&RelPath::root(), digest)
+}
+
+/// `<layout>/blobs/<algorithm>/<hex>`
+pub fn blob_in(layout: &RelPath, digest: &Digest) -> RelPath {
+    layout.join(BLOBS).join(digest.algorithm().name()).join(digest.hex())
+}
+
+/// The same as it is called inside its layout: `blobs/<algorithm>/<hex>`.
+pub fn blob_file(digest: &Digest) -> String {
+    format!("{BLOBS}/{}/{}", digest.algorithm().name(), digest.hex())
+}
+
+/// `artifacts/<workspace>`
+pub fn workspace(workspace: &Workspace) -> RelPath {
+    RelPath::new(ARTIFACTS).join(workspace)
+}
+
+/// `artifacts/<workspace>/<algorithm>/<hex>`
+pub fn artifact(of: &Workspace, digest: &Digest) -> RelPath {
+    workspace(of).join(digest.algorithm().name()).join(digest.hex())
+}
+
+/// `names/<workspace>/<repository>/_tags`
+pub fn tags(workspace: &Workspace, name: &Name) -> RelPath {
+    let workspace = RelPath::new(NAMES).join(workspace);
+    name.repository().split('/').fold(workspace, |path, part| path.join(part)).join(TAGS)
+}
+
+/// The folder of a repository's tags. No repository can be called so.
+pub const TAGS: &str = "_tags";
+
+/// The bytes of `index.json` of a sealed layout: exactly one entry without a name, so that
+/// scanners read the layout without being told a tag. The same root always makes the same bytes.
+pub fn index_json(root: &Descriptor) -> Vec<u8> {
+    use crate::oci::media_type::IMAGE_INDEX;
+    let (media_type, digest, size) = (&root.media_type, root.digest, root.size);
+    // The media type of a root is one of four constants: nothing in it needs escaping.
+    format!(
+        "{{\"schemaVersion\":2,\"mediaType\":\"{IMAGE_INDEX}\",\"manifests\":[{{\
+         \"mediaType\":\"{media_type}\",\"digest\":\"{digest}\",\"size\":{size}}}]}}"
+    )
+    .into_bytes()
+}

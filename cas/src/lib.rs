@@ -1,0 +1,36 @@
+//! Truth on disk: exact bytes by digest, taken in once, sealed, checked at every hand-over.
+//!
+//! This crate is blocking code over one seam, [`disk`]. It knows no async, no sockets, no HTTP, no
+//! keys, no clock and no environment: what it needs of them its callers pass in.
+//!
+//! What may be done to bytes follows from how far they have come, and the types say so:
+//! [`Draft`] (being taken in) → [`Sealed`] (whole and durable since some time) → [`Checked`]
+//! (every byte hashed just now).
+
+mod buffer;
+pub mod digest;
+pub mod disk;
+mod draft;
+mod durable;
+mod error;
+mod index;
+mod intake;
+mod keeper;
+pub mod layout;
+pub mod media;
+mod names;
+pub mod oci;
+mod quarantine;
+pub mod reader;
+mod sealed;
+mod source;
+mod store;
+pub mod workspace;
+
+pub use draft::{Draft, Outcome, Receipt, Taken};
+pub use error::{Damage, DamageKind, Error};
+pub use index::Facts;
+pub use keeper::{Collected, Observation, Retired};
+pub use sealed::{Checked, CheckedBlob, Sealed};
+pub use source::Source;
+pub use store::{Options, Store, Summary};

@@ -1,0 +1,172 @@
+//! Readers that hash what they read, and give nothing away before it is proved.
+
+use std::io::{self, Read};
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+use crate::buffer::Ring;
+use crate::digest::{Algorithm, Digest, Hasher};
+use crate::disk::File;
+
+/// Bytes read at once; small enough to stay in a core's own cache until they are hashed.
+const STEP: usize = 256 << 10;
+/// Buffers between the thread that reads ahead and the one that hashes.
+const N_AHEAD: usize = 4;
+/// Bytes that [`Verified`] keeps back until the digest agrees.
+const WITHHELD: usize = 64 << 10;
+
+/// Hashes a file whole, at most one byte beyond `size`, and says how many bytes it saw. With
+/// `ahead`, another thread reads while this one hashes.
+pub(crate) fn hash(
+    file: &dyn File,
+    algorithm: Algorithm,
+    size: u64,
+    ahead: bool,
+) -> io::Result<(Digest, u64)> {
+    let mut hasher = Hasher::new(algorithm);
+    if !ahead || size <= STEP as u64 {
+        let step = STEP.min(usize::try_from(size + 1).unwrap_or(STEP));
+        let mut buffer = vec![0; step];
+        let mut at = 0;
+        while at <= size {
+            let n = fill(file, &mut buffer, at)?;
+            hasher.update(&buffer[..n]);
+            at += n as u64;
+            if n < buffer.len() {
+                break;
+            }
+        }
+        return Ok((hasher.finish(), at));
+    }
+    thread::scope(|scope| {
+        let ring = Ring::new(N_AHEAD, STEP);
+        let (send, receive) = sync_channel(N_AHEAD);
+        let reader = scope.spawn(move || -> io::Result<()> {
+            let mut at = 0;
+            while at <= size {
+                let Some(mut chunk) = ring.next(at) else { break };
+                let n = fill(file, chunk.space(), at)?;
+                chunk.set_filled(n);
+                at += n as u64;
+                if send.send(chunk).is_err() || n < STEP {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        let mut at = 0;
+        for chunk in receive {
+            hasher.update(chunk.bytes());
+            at += chunk.bytes().len() as u64;
+        }
+        reader.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread died")))?;
+        Ok((hasher.finish(), at))
+    })
+}
+
+fn fill(file: &dyn File, space: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < space.len() {
+        match file.read_at(&mut space[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Reads a whole file of a known small size; `None` when it has another size.
+pub(crate) fn read_small(file: &dyn File, size: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = vec![0; usize::try_from(size + 1).map_err(|_| io::ErrorKind::FileTooLarge)?];
+    let n = fill(file, &mut bytes, 0)?;
+    bytes.truncate(n);
+    Ok((n as u64 == size).then_some(bytes))
+}
+
+/// A blob as a stream that hashes as it goes. Its last bytes come out only once the digest of all
+/// of them agrees: who gets a complete answer got the right bytes.
+pub struct Verified {
+    file: Box<dyn File>,
+    digest: Digest,
+    size: u64,
+    hasher: Option<Hasher>,
+    /// How far the file was read.
+    at: u64,
+    buffer: Vec<u8>,
+    /// The part of `buffer` that may go out.
+    ready: std::ops::Range<usize>,
+    on_rot: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Verified {
+    pub(crate) fn new(
+        file: Box<dyn File>,
+        digest: Digest,
+        size: u64,
+        on_rot: Box<dyn FnOnce() + Send>,
+    ) -> Verified {
+        Verified {
+            file,
+            digest,
+            size,
+            hasher: Some(Hasher::new(digest.algorithm())),
+            at: 0,
+            buffer: Vec::new(),
+            ready: 0..0,
+            on_rot: Some(on_rot),
+        }
+    }
+
+    /// How many bytes will come, if all is well.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads on until something may go out: everything but a tail, or at the end the tail.
+    fn advance(&mut self) -> io::Result<()> {
+        let Some(hasher) = &mut self.hasher else { return Ok(()) };
+        self.buffer.drain(..self.ready.end);
+        let kept = self.buffer.len();
+        self.buffer.resize(kept + STEP, 0);
+        let n = fill(&*self.file, &mut self.buffer[kept..], self.at)?;
+        self.buffer.truncate(kept + n);
+        hasher.update(&self.buffer[kept..]);
+        self.at += n as u64;
+        if n == STEP && self.at <= self.size {
+            self.ready = 0..self.buffer.len() - WITHHELD;
+            return Ok(());
+        }
+        let actual = self.hasher.take().map(Hasher::finish);
+        if self.at == self.size && actual == Some(self.digest) {
+            self.ready = 0..self.buffer.len();
+            return Ok(());
+        }
+        self.ready = 0..0;
+        self.buffer = Vec::new();
+        if let Some(on_rot) = self.on_rot.take() {
+            on_rot();
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", self.digest)))
+    }
+}
+
+impl Read for Verified {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.ready.is_empty() {
+            if self.hasher.is_none() {
+                return match self.on_rot {
+                    Some(_) => Ok(0),
+                    None => Err(io::ErrorKind::InvalidData.into()),
+                };
+            }
+            self.advance()?;
+        }
+        let n = buf.len().min(self.ready.len());
+        let from = self.ready.start;
+        buf[..n].copy_from_slice(&self.buffer[from..from + n]);
+        self.ready.start += n;
+        Ok(n)
+    }
+}

@@ -1,0 +1,377 @@
+//! Getting artifacts: every byte that is handed out is hashed here again, on its way to a layout,
+//! an archive, a file or a stream.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cas::digest::Digest;
+use cas::disk::{ForeignFile, NewFile};
+use cas::media::{self, ArchiveSink, DirSink, Proved, copy};
+use cas::oci::{
+    Closure, Descriptor, Limits, Manifest, ManifestKind, Node, Refusal, media_type, walk,
+};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::task::JoinSet;
+
+use crate::connection::{Answer, Ask, Connection};
+use crate::pool::Client;
+use crate::problem::Error;
+use crate::progress::Progress;
+use crate::put::blocking;
+
+/// Below this a body is faster than a descriptor.
+const SMALL: u64 = 64 << 10;
+/// Pieces between the connection and the thread that writes.
+const N_PIECES: usize = 8;
+
+/// What a copy consists of: the artifact's root and its members, proved by their digests, without
+/// those that may be absent and are.
+struct Whole {
+    artifact: Digest,
+    root: Descriptor,
+    closure: Closure,
+    blobs: Vec<Descriptor>,
+}
+
+impl Client {
+    /// Copies an artifact into a new OCI layout directory. Nothing may be at `target` yet; the copy
+    /// appears there whole. `name` becomes its `org.opencontainers.image.ref.name`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get_dir(
+        &self,
+        artifact: &Digest,
+        target: &Path,
+        name: Option<&str>,
+        progress: &Progress,
+    ) -> Result<(), Error> {
+        let sink = Arc::new(DirSink::begin(target)?);
+        let whole = self.whole(artifact, progress).await?;
+        let mut blobs = whole.blobs.clone();
+        blobs.sort_by_key(|blob| std::cmp::Reverse(blob.size));
+
+        let n_workers = self.n_connections().min(blobs.len());
+        let queue = Arc::new(std::sync::Mutex::new(blobs.into_iter()));
+        let mut workers: JoinSet<Result<(), Error>> = JoinSet::new();
+        for _ in 0..n_workers {
+            let (client, progress) = (self.clone(), progress.clone());
+            let (queue, sink, artifact) = (Arc::clone(&queue), Arc::clone(&sink), *artifact);
+            workers.spawn(async move {
+                while let Some(blob) = next(&queue) {
+                    let (sink, descriptor) = (Arc::clone(&sink), blob.clone());
+                    let take = move |bytes: &mut dyn Read| sink.blob(&descriptor, bytes);
+                    client.deliver(&artifact, &blob, &progress, take).await?;
+                }
+                Ok(())
+            });
+        }
+        while let Some(end) = workers.join_next().await {
+            end.unwrap_or_else(|error| Err(Error::lost("getting", &error)))?;
+        }
+        // The workers are gone, and with them every other hold on the sink.
+        let sink = Arc::into_inner(sink).ok_or_else(|| whole.odd("a worker still writes"))?;
+        let name = name.map(str::to_owned);
+        blocking(move || {
+            for manifest in whole.closure.manifests() {
+                sink.blob(&manifest.descriptor(), &mut manifest.bytes())?;
+            }
+            sink.finish(&whole.root, name.as_deref())
+        })
+        .await
+    }
+
+    /// Copies an artifact into a new OCI archive.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get_archive(
+        &self,
+        artifact: &Digest,
+        target: &Path,
+        name: Option<&str>,
+        progress: &Progress,
+    ) -> Result<(), Error> {
+        let shown = target.display().to_string();
+        let file = begin_file(target)?;
+        let file = self.write_archive(artifact, file, &shown, name, progress).await?;
+        finish_file(file, shown).await
+    }
+
+    /// Writes an artifact as an OCI archive to a stream. An archive that was not finished, because
+    /// something was wrong, has no `index.json` and no end mark.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn write_archive<W: Write + Send + 'static>(
+        &self,
+        artifact: &Digest,
+        to: W,
+        shown: &str,
+        name: Option<&str>,
+        progress: &Progress,
+    ) -> Result<W, Error> {
+        let whole = self.whole(artifact, progress).await?;
+        let there: HashSet<Digest> = whole.blobs.iter().map(|blob| blob.digest).collect();
+        let mut sink = ArchiveSink::begin(to, shown)?;
+        for node in whole.closure.nodes() {
+            sink = match node {
+                Node::Blob(blob) if !there.contains(&blob.digest) => sink,
+                Node::Blob(blob) => {
+                    let descriptor = blob.clone();
+                    let take = move |bytes: &mut dyn Read| {
+                        sink.blob(&descriptor, bytes)?;
+                        Ok(sink)
+                    };
+                    self.deliver(artifact, blob, progress, take).await?
+                }
+                Node::Manifest(manifest) => {
+                    let manifest = manifest.clone();
+                    blocking(move || {
+                        sink.blob(&manifest.descriptor(), &mut manifest.bytes())?;
+                        Ok(sink)
+                    })
+                    .await?
+                }
+            };
+        }
+        let (root, name) = (whole.root, name.map(str::to_owned));
+        blocking(move || sink.finish(&root, name.as_deref())).await
+    }
+
+    /// Copies the bytes of a file artifact, or of one member of any artifact, into a new file.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::NotOneFile`] when no member is named and there are several.
+    pub async fn get_file(
+        &self,
+        artifact: &Digest,
+        member: Option<&Digest>,
+        target: &Path,
+        progress: &Progress,
+    ) -> Result<(), Error> {
+        let shown = target.display().to_string();
+        let file = begin_file(target)?;
+        let file = self.write_file(artifact, member, file, progress).await?;
+        finish_file(file, shown).await
+    }
+
+    /// Writes the bytes of a file artifact, or of one member of any artifact, to a stream. The last
+    /// of them are written only once all of them were found right.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::NotOneFile`] when no member is named and there are several.
+    pub async fn write_file<W: Write + Send + 'static>(
+        &self,
+        artifact: &Digest,
+        member: Option<&Digest>,
+        mut to: W,
+        progress: &Progress,
+    ) -> Result<W, Error> {
+        let descriptor = match member {
+            Some(member) => self.member(artifact, member).await?,
+            None => self.only_file(artifact).await?,
+        };
+        progress.set_total(descriptor.size);
+        let proved = descriptor.clone();
+        self.deliver(artifact, &descriptor, progress, move |bytes| {
+            copy(&mut Proved::new(&proved, bytes), &mut to)?;
+            Ok(to)
+        })
+        .await
+    }
+
+    async fn member(&self, artifact: &Digest, member: &Digest) -> Result<Descriptor, Error> {
+        let closure = self.closure(artifact).await?;
+        let mut members = closure.members.into_iter().map(|m| m.descriptor);
+        let missing = Error::NoMember { artifact: *artifact, member: *member };
+        members.find(|descriptor| descriptor.digest == *member).ok_or(missing)
+    }
+
+    /// The one layer of a file artifact.
+    async fn only_file(&self, artifact: &Digest) -> Result<Descriptor, Error> {
+        let closure = self.closure(artifact).await?;
+        let root = self.manifest(artifact, &closure.root).await?;
+        let root = Manifest::parse(&closure.root, root, &Limits::default())
+            .map_err(|refusal| Error::HandedOut { artifact: *artifact, refusal })?;
+        match (root.kind(), root.config(), root.children()) {
+            (ManifestKind::Image, Some(config), [_, layer])
+                if config.media_type == media_type::EMPTY =>
+            {
+                Ok(layer.clone())
+            }
+            _ => Err(Error::NotOneFile { artifact: *artifact }),
+        }
+    }
+
+    /// Reads all manifests of an artifact and follows them from its digest down: what is copied
+    /// follows from the bytes, not from anybody's list.
+    async fn whole(&self, artifact: &Digest, progress: &Progress) -> Result<Whole, Error> {
+        let listed = self.closure(artifact).await?;
+        let mut documents = HashMap::new();
+        for member in listed.members.iter().filter(|m| m.descriptor.is_manifest()) {
+            let bytes = self.manifest(artifact, &member.descriptor).await?;
+            documents.insert(member.descriptor.digest, bytes);
+        }
+        let handed_out = |refusal| Error::HandedOut { artifact: *artifact, refusal };
+        let mut fetch = |claim: &Descriptor| {
+            documents.remove(&claim.digest).ok_or_else(|| Refusal::Missing {
+                digest: claim.digest,
+                media_type: claim.media_type.clone(),
+            })
+        };
+        let root = Descriptor::new(listed.root.media_type, *artifact, listed.root.size);
+        let closure = walk(&root, &Limits::default(), &mut fetch).map_err(handed_out)?;
+        let absent: Vec<Digest> =
+            listed.members.iter().filter(|m| m.absent).map(|m| m.descriptor.digest).collect();
+        let is_there = |blob: &&Descriptor| !blob.may_be_absent() || !absent.contains(&blob.digest);
+        let blobs: Vec<Descriptor> = closure.blobs().filter(is_there).cloned().collect();
+        progress.set_total(blobs.iter().map(|blob| blob.size).sum());
+        Ok(Whole { artifact: *artifact, root, closure, blobs })
+    }
+
+    /// The bytes of a manifest, whose digest its reader checks.
+    async fn manifest(&self, artifact: &Digest, claim: &Descriptor) -> Result<Vec<u8>, Error> {
+        let limit = Limits::default().manifest_size;
+        if claim.size > limit {
+            let (digest, size) = (claim.digest, claim.size);
+            let refusal = Refusal::TooLarge { digest, size, limit };
+            return Err(Error::HandedOut { artifact: *artifact, refusal });
+        }
+        Ok(self.call(&self.blob(artifact, &claim.digest, claim.size)).await?.into())
+    }
+
+    /// Asks for the bytes of one member and gives them to `take`, which must prove them and runs on
+    /// a thread of its own.
+    async fn deliver<T: Send + 'static>(
+        &self,
+        artifact: &Digest,
+        member: &Descriptor,
+        progress: &Progress,
+        take: impl FnOnce(&mut dyn Read) -> Result<T, media::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let accepts_descriptor = member.size >= SMALL;
+        let ask = Ask { accepts_descriptor, ..self.blob(artifact, &member.digest, member.size) };
+        let (mut lease, mut answer) = self.ask(&ask).await?;
+        let (digest, progress) = (member.digest, progress.clone());
+        if let Some(descriptor) = answer.descriptor.take() {
+            lease.connection.collect(answer).await?;
+            lease.give_back().await;
+            let name = digest.to_string();
+            return blocking(move || {
+                let file = ForeignFile::adopt(descriptor, &name)?;
+                take(&mut Counted { from: FromFile { file, at: 0 }, progress })
+            })
+            .await;
+        }
+        let (pieces, coming) = channel(N_PIECES);
+        let taking = blocking(move || {
+            let from = FromBody { coming, current: Bytes::new(), is_over: false };
+            take(&mut Counted { from, progress })
+        });
+        let feeding = feed(&mut lease.connection, &mut answer, pieces);
+        let (taken, fed) = tokio::join!(taking, feeding);
+        // When the answer broke off, that says more than what its taker made of it.
+        fed?;
+        let taken = taken?;
+        lease.give_back().await;
+        Ok(taken)
+    }
+}
+
+impl Whole {
+    fn odd(&self, reason: &str) -> Error {
+        Error::Odd { doing: "getting", reason: format!("{}: {reason}", self.artifact) }
+    }
+}
+
+fn next(queue: &std::sync::Mutex<std::vec::IntoIter<Descriptor>>) -> Option<Descriptor> {
+    match queue.lock() {
+        Ok(mut blobs) => blobs.next(),
+        Err(poisoned) => poisoned.into_inner().next(),
+    }
+}
+
+/// Passes an answer on piece by piece. Its end is said, so that a broken answer is not taken for a
+/// short one.
+async fn feed(
+    connection: &mut Connection,
+    answer: &mut Answer,
+    pieces: Sender<Option<Bytes>>,
+) -> Result<(), Error> {
+    loop {
+        let piece = connection.next(answer).await?;
+        let is_end = piece.is_none();
+        if pieces.send(piece).await.is_err() || is_end {
+            return Ok(());
+        }
+    }
+}
+
+fn begin_file(target: &Path) -> Result<NewFile, Error> {
+    NewFile::beside(target).map_err(|source| making(target.display().to_string(), source).into())
+}
+
+async fn finish_file(file: NewFile, shown: String) -> Result<(), Error> {
+    blocking(move || file.finish().map_err(|source| making(shown, source))).await
+}
+
+fn making(path: String, source: io::Error) -> media::Error {
+    match source.kind() {
+        io::ErrorKind::AlreadyExists => media::Error::Exists { path },
+        _ => media::Error::Write { what: path, source },
+    }
+}
+
+/// Counts what is read.
+struct Counted<R> {
+    from: R,
+    progress: Progress,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.from.read(buf)?;
+        self.progress.add_done(n as u64);
+        Ok(n)
+    }
+}
+
+/// A descriptor from its first byte on; its own position is shared with the daemon.
+struct FromFile {
+    file: ForeignFile,
+    at: u64,
+}
+
+impl Read for FromFile {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read_at(buf, self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+/// The body of an answer.
+struct FromBody {
+    coming: Receiver<Option<Bytes>>,
+    current: Bytes,
+    is_over: bool,
+}
+
+impl Read for FromBody {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() && !self.is_over {
+            match self.coming.blocking_recv() {
+                Some(Some(bytes)) => self.current = bytes,
+                Some(None) => self.is_over = true,
+                None => return Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
+        let n = buf.len().min(self.current.len());
+        buf[..n].copy_from_slice(&self.current.split_to(n));
+        Ok(n)
+    }
+}

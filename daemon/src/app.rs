@@ -1,0 +1,131 @@
+//! What every request shares.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cas::Store;
+use cas::workspace::Workspace;
+use nix::unistd::{Gid, Uid};
+use tokio::sync::Semaphore;
+
+use crate::bridge::Bridge;
+use crate::config::Config;
+use crate::connections::Connections;
+use crate::drafts::Drafts;
+use crate::metrics::Metrics;
+use crate::peer::{Peer, overflow_uid};
+use crate::policy::Policy;
+
+/// The daemon, all but its socket.
+pub struct App {
+    /// The store.
+    pub store: Store,
+    /// Its folder, absolute.
+    pub root: PathBuf,
+    /// The configuration.
+    pub config: Config,
+    /// Who may do what.
+    pub policy: Policy,
+    /// The way to the blocking store.
+    pub bridge: Bridge,
+    /// Open drafts.
+    pub drafts: Drafts,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Open connections.
+    pub connections: Arc<Connections>,
+    /// One gc at a time.
+    pub gc: Semaphore,
+    /// What the kernel shows for a uid that it cannot show.
+    pub overflow_uid: u32,
+    is_draining: AtomicBool,
+    own: (u32, u32),
+    /// Workspaces whose folder was given to its group.
+    prepared: Mutex<HashSet<Workspace>>,
+}
+
+impl App {
+    /// Puts the parts together.
+    ///
+    /// # Errors
+    /// What is wrong with the policy.
+    pub fn new(store: Store, root: PathBuf, config: Config) -> Result<App, String> {
+        Ok(App {
+            policy: Policy::new(config.policy.iter().map(toml::Spanned::get_ref))?,
+            bridge: Bridge::new(&config),
+            drafts: Drafts::new(&config),
+            metrics: Metrics::new(),
+            connections: Arc::new(Connections::new(&config)),
+            gc: Semaphore::new(1),
+            overflow_uid: overflow_uid(),
+            is_draining: AtomicBool::new(false),
+            own: (Uid::effective().as_raw(), Gid::effective().as_raw()),
+            prepared: Mutex::default(),
+            store,
+            root,
+            config,
+        })
+    }
+
+    /// Says that no new requests are wanted.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the daemon was told to stop.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// The group that may read this workspace's layouts in place, if one is configured.
+    fn group_of(&self, workspace: &Workspace) -> Option<u32> {
+        let fits = |p: &crate::policy::Pattern| p.fits(workspace.as_str());
+        let entry = self
+            .config
+            .in_place
+            .iter()
+            .find(|entry| entry.workspaces.iter().any(fits));
+        entry.map(|entry| entry.group.0)
+    }
+
+    /// Whether the modes of the store's folders let this peer read a layout of the workspace.
+    pub fn may_read_in_place(&self, peer: &Peer, workspace: &Workspace) -> bool {
+        let group = self.group_of(workspace).unwrap_or(self.own.1);
+        peer.uid()
+            .is_some_and(|uid| uid == 0 || uid == self.own.0 || peer.is_member(group))
+    }
+
+    /// Gives a workspace's folder to its group, once in the life of the process. Blocking.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn prepare(&self, workspace: &Workspace) -> Result<(), cas::Error> {
+        let Some(gid) = self.group_of(workspace) else {
+            return Ok(());
+        };
+        if self
+            .prepared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(workspace)
+        {
+            return Ok(());
+        }
+        self.store.prepare_workspace(workspace, Some(gid))?;
+        self.prepared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(workspace.clone());
+        Ok(())
+    }
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
+}

@@ -1,0 +1,205 @@
+//! One request as an op sees it: who asks, about what, and what came with it.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use cas::digest::Digest;
+use cas::workspace::Workspace;
+use http::HeaderMap;
+use http::request::Parts;
+use hyper::body::Incoming;
+use wire::api::{ACCEPT_DESCRIPTORS, DESCRIPTORS};
+use wire::stream::Descriptors;
+use wire::{Code, Problem};
+
+use crate::app::App;
+use crate::peer::Peer;
+use crate::policy::Right;
+use crate::query::{Query, decode};
+use crate::record::Record;
+use crate::refusal;
+use crate::routes::Captures;
+
+/// A connection, as its requests see it.
+#[derive(Clone)]
+pub struct Caller {
+    /// Who is at the other end.
+    pub peer: Arc<Peer>,
+    /// The connection's number.
+    pub connection: u64,
+    /// Descriptors on their way in and out.
+    pub descriptors: Descriptors,
+}
+
+/// One request.
+pub struct Ask {
+    /// The daemon.
+    pub app: Arc<App>,
+    /// Who asks.
+    pub caller: Caller,
+    /// The request's line and header.
+    pub head: Parts,
+    /// Its body.
+    pub body: Incoming,
+    /// The descriptor that came with it.
+    pub descriptor: Option<OwnedFd>,
+    /// What the log is going to say.
+    pub record: Record,
+}
+
+impl Ask {
+    /// The rest of a request whose header was read. The descriptor is taken now, whatever the op
+    /// does: one that is not for this request must not be found by the next.
+    ///
+    /// # Errors
+    /// The request gets its record back for the answer when its descriptors are not in order.
+    pub fn new(
+        app: Arc<App>,
+        caller: Caller,
+        head: Parts,
+        body: Incoming,
+        record: Record,
+    ) -> Result<Ask, (Problem, Record)> {
+        let descriptor = caller.descriptors.take();
+        let refused = |message| Problem::new(Code::DescriptorRefused, message);
+        match (count(&head.headers, DESCRIPTORS), &descriptor) {
+            (Some(0), None) | (Some(1), Some(_)) => {}
+            (Some(1), None) => {
+                return Err((refused("no descriptor came with the request"), record));
+            }
+            (Some(0), Some(_)) => {
+                return Err((
+                    refused("a descriptor came with a request that announced none"),
+                    record,
+                ));
+            }
+            _ => {
+                return Err((
+                    refused("a request comes with at most one descriptor"),
+                    record,
+                ));
+            }
+        }
+        Ok(Ask {
+            app,
+            caller,
+            head,
+            body,
+            descriptor,
+            record,
+        })
+    }
+
+    /// The segment of the path at a route's n-th `*`.
+    fn segment(&self, n: usize) -> Result<std::borrow::Cow<'_, str>, Problem> {
+        let captures: Captures<'_> = crate::routes::find(&self.head.method, self.head.uri.path()).1;
+        decode(captures[n])
+    }
+
+    /// The draft that the path names.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] when it is no UTF-8.
+    pub fn draft(&self) -> Result<String, Problem> {
+        self.segment(0).map(std::borrow::Cow::into_owned)
+    }
+
+    /// The workspace that the path names.
+    ///
+    /// # Errors
+    /// [`Code::NameInvalid`].
+    pub fn workspace(&mut self) -> Result<Workspace, Problem> {
+        let workspace: Workspace = self.segment(0)?.parse().map_err(|e| refusal::name(&e))?;
+        self.record.workspace = Some(workspace.to_string());
+        Ok(workspace)
+    }
+
+    /// The digest that the path names in its second place.
+    ///
+    /// # Errors
+    /// [`Code::DigestInvalid`], [`Code::DigestUnsupported`].
+    pub fn digest(&mut self) -> Result<Digest, Problem> {
+        let digest: Digest = self.segment(1)?.parse().map_err(|e| refusal::digest(&e))?;
+        self.record.digest = Some(digest);
+        Ok(digest)
+    }
+
+    /// The digest that the path names in its third place.
+    ///
+    /// # Errors
+    /// [`Code::DigestInvalid`], [`Code::DigestUnsupported`].
+    pub fn member(&self) -> Result<Digest, Problem> {
+        self.segment(2)?.parse().map_err(|e| refusal::digest(&e))
+    }
+
+    /// The query, of which only these keys are known.
+    ///
+    /// # Errors
+    /// [`Code::Usage`].
+    pub fn query(&self, known: &[&str]) -> Result<Query, Problem> {
+        Query::parse(self.head.uri.query(), known)
+    }
+
+    /// Whether the peer may do this with `what` in the workspace.
+    ///
+    /// # Errors
+    /// [`Code::Forbidden`] to a peer that may know of the workspace; to any other the answer that
+    /// it would get if nothing were there.
+    pub fn check(&self, right: Right, workspace: &Workspace, what: &str) -> Result<(), Problem> {
+        let rights = self
+            .app
+            .policy
+            .rights(&self.caller.peer, workspace.as_str());
+        if rights.has(right) {
+            return Ok(());
+        }
+        if !rights.has(Right::Read) {
+            return Err(refusal::not_found(what, workspace));
+        }
+        let (uid, right) = (self.caller.peer.raw_uid(), right.name());
+        Err(Problem::new(
+            Code::Forbidden,
+            format!("uid {uid} may not {right} in the workspace {workspace}"),
+        )
+        .hint("the policy of bonded says who may"))
+    }
+
+    /// Whether the peer keeps the house.
+    ///
+    /// # Errors
+    /// [`Code::Forbidden`].
+    pub fn check_admin(&self) -> Result<(), Problem> {
+        if self.app.policy.is_admin(&self.caller.peer) {
+            return Ok(());
+        }
+        let uid = self.caller.peer.raw_uid();
+        Err(Problem::new(
+            Code::Forbidden,
+            format!("uid {uid} may not administer this store"),
+        )
+        .hint("the policy of bonded gives the right \"admin\""))
+    }
+
+    /// Whether the answer may come as a descriptor.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] when the header makes no sense.
+    pub fn accepts_descriptor(&self) -> Result<bool, Problem> {
+        count(&self.head.headers, ACCEPT_DESCRIPTORS)
+            .map(|n| n > 0)
+            .ok_or_else(|| {
+                Problem::new(
+                    Code::Usage,
+                    format!("{ACCEPT_DESCRIPTORS} is a number, 0 or 1"),
+                )
+            })
+    }
+}
+
+/// The number in a header; 0 when it is absent, `None` when it makes no sense.
+fn count(headers: &HeaderMap, name: &str) -> Option<u8> {
+    match headers.get(name) {
+        None => Some(0),
+        Some(value) => value.to_str().ok()?.parse().ok(),
+    }
+}

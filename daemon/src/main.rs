@@ -1,0 +1,213 @@
+//! The program: parse, build, run, drain.
+
+use std::io::Write as _;
+use std::process::{ExitCode, id};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser as _;
+use daemon::app::{App, now};
+use daemon::args::Args;
+use daemon::bridge::Bridge;
+use daemon::config::{Config, EXAMPLE};
+use daemon::log::Log;
+use daemon::settle::{Settled, settle};
+use daemon::socket::Listening;
+use daemon::{refusal, serve};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use wire::{Code, Problem};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            let mut out = std::io::stderr();
+            let _ = writeln!(out, "bonded: {problem}");
+            if let Some(hint) = &problem.hint {
+                let _ = writeln!(out, "  hint: {hint}");
+            }
+            ExitCode::from(problem.code.exit())
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Problem> {
+    if args.print_config {
+        return print(EXAMPLE);
+    }
+    let settled = settle(args).map_err(|e| Problem::new(Code::Config, e.to_string()))?;
+    if args.check_config {
+        return print("the configuration is good\n");
+    }
+    let Settled {
+        config,
+        store: root,
+    } = settled;
+    let _log = Log::start(config.log.format, &config.log.level)
+        .map_err(|e| Problem::new(Code::Config, e))?;
+    raise_limits();
+
+    let store = open(&config, &root)?;
+    let listening = listen(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(
+            std::thread::available_parallelism()
+                .map_or(2, usize::from)
+                .clamp(2, 4),
+        )
+        .max_blocking_threads(Bridge::n_threads(&config))
+        .thread_name("bonded")
+        .enable_all()
+        .build()
+        .map_err(|e| internal("the runtime could not be started", &e))?;
+    let closing = store.clone();
+    let app = Arc::new(App::new(store, root, config).map_err(|e| Problem::new(Code::Config, e))?);
+    let served = runtime.block_on(serve(app.clone(), listening));
+
+    // Drafts first: an open one holds links and staging folders that nobody is going to want.
+    drop(app.drafts.clear());
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(app);
+    closing.close();
+    tracing::info!("stopped");
+    served
+}
+
+fn open(config: &Config, root: &std::path::Path) -> Result<cas::Store, Problem> {
+    let disk = cas::disk::RealDisk::open(root)
+        .map_err(|e| Problem::new(Code::StoreIo, format!("{}: {e}", root.display())))?;
+    let defaults = cas::Options::default();
+    let options = cas::Options {
+        limits: config.oci_limits(),
+        index: Some(root.join("index")),
+        index_cache: config.store.index_cache.0,
+        min_free: config.store.min_free.0,
+        quota: config.store.quota.0,
+        n_threads: std::thread::available_parallelism().map_or(2, usize::from),
+        holder: format!("bonded, pid {}, since {}", id(), utc(now())),
+        new_id: new_id()?,
+        ..defaults
+    };
+    cas::Store::open(Arc::new(disk), options).map_err(refusal::problem)
+}
+
+fn listen(config: &Config) -> Result<Listening, Problem> {
+    let failed = |e: daemon::socket::SocketError| Problem::new(Code::LocalIo, e.to_string());
+    if let Some(inherited) = Listening::inherited().map_err(failed)? {
+        return Ok(inherited);
+    }
+    let Some(path) = &config.socket.path else {
+        return Err(Problem::new(
+            Code::Config,
+            "socket.path: name the socket with --socket or in the configuration",
+        ));
+    };
+    let group = config.socket.group.map(|group| group.0);
+    Listening::bind(path, config.socket.mode.0, group).map_err(failed)
+}
+
+async fn serve(app: Arc<App>, listening: Listening) -> Result<(), Problem> {
+    let failed = |e: std::io::Error| internal("the socket cannot be listened on", &e);
+    let listener = listening.listener().map_err(failed)?;
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
+    let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    let [Ok(mut terminate), Ok(mut interrupt)] = signals else {
+        return Err(Problem::new(Code::Internal, "signals cannot be waited for"));
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        store = app.store.id(),
+        "ready"
+    );
+    notify(&[NotifyState::Ready]);
+
+    let watchdog = sd_notify::watchdog_enabled();
+    let stop = async move {
+        // systemd's advice: say that we live twice as often as it asks.
+        let mut clock = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3600)) / 2);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = clock.tick(), if watchdog.is_some() => notify(&[NotifyState::Watchdog]),
+            }
+        }
+        tracing::info!("stopping: what is in flight may end");
+        notify(&[NotifyState::Stopping]);
+        // Nobody finds the socket any more, while those who are connected are served to the end.
+        drop(listening);
+    };
+    serve::serve(app, listener, stop).await;
+    Ok(())
+}
+
+/// Tells the service manager, where there is one.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "the service manager could not be told");
+    }
+}
+
+/// A connection can hold two descriptors beside its own; the usual soft limit is 1024.
+fn raise_limits() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536).max(soft), hard);
+    }
+}
+
+fn print(text: &str) -> Result<(), Problem> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|e| Problem::new(Code::LocalIo, format!("standard output: {e}")))
+}
+
+fn internal(what: &str, error: &dyn std::error::Error) -> Problem {
+    Problem::new(Code::Internal, format!("{what}: {error}"))
+}
+
+fn new_id() -> Result<String, Problem> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|e| internal("the system gives no random bytes", &e))?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
+}
+
+/// Seconds since 1970 as RFC 3339 (days to a date after Howard Hinnant's `civil_from_days`).
+fn utc(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::utc;
+
+    #[test]
+    fn seconds_become_dates() {
+        for (seconds, date) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_763_700_000, "2025-11-21T04:40:00Z"),
+        ] {
+            assert_eq!(utc(seconds), date);
+        }
+    }
+}

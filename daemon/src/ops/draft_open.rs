@@ -1,0 +1,30 @@
+//! `POST /v1/workspaces/W/drafts`: begins to take an artifact in.
+
+use wire::Problem;
+use wire::api::DraftOpened;
+
+use crate::answer::Answer;
+use crate::ask::Ask;
+use crate::bridge::Kind;
+use crate::policy::Right;
+use crate::refusal;
+
+pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
+    ask.query(&[])?;
+    let workspace = ask.workspace()?;
+    ask.check(Right::Put, &workspace, "the workspace itself")?;
+    let (uid, connection) = (ask.caller.peer.raw_uid(), ask.caller.connection);
+    ask.app.drafts.may_open(uid)?;
+
+    let app = ask.app.clone();
+    let begin = move || {
+        app.prepare(&workspace).map_err(refusal::problem)?;
+        let draft = app.store.draft(&workspace).map_err(refusal::problem)?;
+        // A draft that is not kept is dropped here, where the disk may take its time.
+        app.drafts
+            .keep(uid, workspace, connection, draft)
+            .map_err(|(problem, _draft)| problem)
+    };
+    let draft = ask.app.bridge.run(Kind::Short, begin).await?;
+    Answer::made(&DraftOpened { draft })
+}

@@ -1,0 +1,150 @@
+//! What the daemon does, one verb a file: parse, find, check rights, act, answer.
+
+use cas::digest::Digest;
+use cas::workspace::Name;
+use wire::api::{OciLayoutHandle, Outcome, PersistenceHandle};
+use wire::{Code, Problem};
+
+use crate::answer::Answer;
+use crate::ask::Ask;
+use crate::metrics::Metrics;
+use crate::refusal;
+use crate::routes::{self, Op};
+
+mod artifact;
+mod artifacts;
+mod blob;
+mod check;
+mod doctor;
+mod draft_blob;
+mod draft_drop;
+mod draft_open;
+mod draft_progress;
+mod draft_seal;
+mod file_put;
+mod gc;
+mod health;
+mod holders;
+mod metrics;
+mod refs;
+mod retire;
+mod status;
+
+/// Runs the op of a request.
+///
+/// # Errors
+/// What the peer is to be told.
+pub async fn run(op: Op, ask: &mut Ask) -> Result<Answer, Problem> {
+    match op {
+        Op::Health => health::run(ask),
+        Op::Metrics => metrics::run(ask).await,
+        Op::Status => status::run(ask).await,
+        Op::Doctor => doctor::run(ask).await,
+        Op::Gc => gc::run(ask).await,
+        Op::DraftOpen => draft_open::run(ask).await,
+        Op::DraftBlob => draft_blob::run(ask).await,
+        Op::DraftProgress => draft_progress::run(ask),
+        Op::DraftSeal => draft_seal::run(ask).await,
+        Op::DraftDrop => draft_drop::run(ask).await,
+        Op::FilePut => file_put::run(ask).await,
+        Op::Refs => refs::run(ask).await,
+        Op::Artifacts => artifacts::run(ask).await,
+        Op::Artifact => artifact::run(ask).await,
+        Op::Check => check::run(ask).await,
+        Op::Blob => blob::run(ask).await,
+        Op::Retire => retire::run(ask).await,
+        Op::Holders => holders::run(ask).await,
+        Op::Unknown => Err(unknown(ask)),
+    }
+}
+
+fn unknown(ask: &Ask) -> Problem {
+    let (method, path) = (&ask.head.method, ask.head.uri.path());
+    let path: String = path.chars().take(200).collect();
+    if routes::is_path(&path) {
+        return Problem::new(Code::Usage, format!("{path} is not there for {method}"));
+    }
+    Problem::new(Code::NotFound, format!("there is no {path}"))
+}
+
+// What several verbs say in the same words.
+
+fn outcome(outcome: cas::Outcome) -> Outcome {
+    match outcome {
+        cas::Outcome::Written => Outcome::Written,
+        cas::Outcome::Present => Outcome::Present,
+        cas::Outcome::Healed => Outcome::Healed,
+    }
+}
+
+fn texts(names: &[Name]) -> Vec<String> {
+    names.iter().map(Name::to_string).collect()
+}
+
+fn handle(path: &cas::disk::RelPath) -> PersistenceHandle {
+    let path = path.as_str().to_owned();
+    PersistenceHandle {
+        kind: "oci_layout".to_owned(),
+        oci_layout: OciLayoutHandle { path },
+    }
+}
+
+fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Vec<Name>, Problem> {
+    names
+        .into_iter()
+        .map(|name| name.parse().map_err(|e| refusal::name(&e)))
+        .collect()
+}
+
+fn line(summary: cas::Summary) -> wire::api::Artifact {
+    let cas::Summary {
+        digest,
+        facts,
+        names,
+        sealed_at,
+        verified_at,
+    } = summary;
+    wire::api::Artifact {
+        digest,
+        media_type: facts.media_type,
+        artifact_type: facts.artifact_type,
+        title: facts.title,
+        size: facts.size,
+        n_blobs: facts.n_blobs,
+        names: texts(&names),
+        sealed_at,
+        verified_at,
+    }
+}
+
+/// The answer to a put, after the store's receipt for it.
+fn put(
+    metrics: &Metrics,
+    sealed: &cas::Sealed,
+    receipt: cas::Receipt,
+    media_type: String,
+    file_digest: Option<Digest>,
+) -> wire::api::Put {
+    metrics.put(&receipt);
+    let cas::Receipt {
+        existed,
+        n_written,
+        n_healed,
+        size,
+        n_blobs,
+        absent,
+    } = receipt;
+    wire::api::Put {
+        handle: handle(&sealed.path()),
+        digest: sealed.digest(),
+        workspace: sealed.workspace().to_string(),
+        media_type,
+        size,
+        n_blobs,
+        n_written,
+        n_healed,
+        existed,
+        file_digest,
+        absent,
+    }
+}

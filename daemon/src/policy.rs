@@ -1,0 +1,364 @@
+//! Which peer may do what in which workspace. Pure rules: no sockets, no store.
+
+use std::collections::BTreeMap;
+
+use nix::unistd::{Uid, User};
+use serde::{Deserialize, Deserializer};
+
+use crate::peer::Peer;
+
+/// One thing that a peer may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Right {
+    /// Bring artifacts in.
+    Put,
+    /// Know of them and have them handed out.
+    Read,
+    /// End the workspace's hold on them.
+    Retire,
+    /// Keep the house: gc, doctor, metrics. It belongs to no workspace.
+    Admin,
+}
+
+/// All that one peer may do in one workspace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rights(u8);
+
+/// A rule as it stands in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleText {
+    uid: Option<u32>,
+    user: Option<String>,
+    gid: Option<u32>,
+    group: Option<String>,
+    workspaces: Vec<Pattern>,
+    may: Vec<Right>,
+}
+
+/// A workspace, or several: `*` stands for any run of characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(String);
+
+/// The rules, with names looked up.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    rules: Vec<Rule>,
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    who: Who,
+    workspaces: Vec<Pattern>,
+    may: Rights,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Uid(u32),
+    Gid(u32),
+}
+
+// === impl Right ===
+
+impl Right {
+    const ALL: [Right; 4] = [Right::Put, Right::Read, Right::Retire, Right::Admin];
+
+    /// Its name in the configuration and on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Right::Put => "put",
+            Right::Read => "read",
+            Right::Retire => "retire",
+            Right::Admin => "admin",
+        }
+    }
+
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+// === impl Rights ===
+
+impl Rights {
+    /// Whether this one is among them.
+    pub fn has(self, right: Right) -> bool {
+        self.0 & right.bit() != 0
+    }
+
+    fn and(self, other: Rights) -> Rights {
+        Rights(self.0 | other.0)
+    }
+
+    /// Their names.
+    pub fn names(self) -> Vec<String> {
+        Right::ALL
+            .into_iter()
+            .filter(|r| self.has(*r))
+            .map(|r| r.name().to_owned())
+            .collect()
+    }
+}
+
+impl FromIterator<Right> for Rights {
+    fn from_iter<I: IntoIterator<Item = Right>>(rights: I) -> Rights {
+        Rights(rights.into_iter().fold(0, |bits, right| bits | right.bit()))
+    }
+}
+
+// === impl RuleText ===
+
+impl RuleText {
+    /// Whether the rule makes sense, and its names are known on this machine.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        self.compile().map(drop)
+    }
+
+    fn compile(&self) -> Result<Rule, String> {
+        let who = match (self.uid, &self.user, self.gid, &self.group) {
+            (Some(uid), None, None, None) => Who::Uid(uid),
+            (None, Some(name), None, None) => Who::Uid(uid_of_name(name)?),
+            (None, None, Some(gid), None) => Who::Gid(gid),
+            (None, None, None, Some(name)) => Who::Gid(crate::peer::group_of_name(name)?),
+            _ => return Err("a rule has exactly one of uid, user, gid and group".to_owned()),
+        };
+        if self.workspaces.is_empty() || self.may.is_empty() {
+            return Err("a rule names at least one workspace and one right".to_owned());
+        }
+        if self.may.contains(&Right::Admin) && !self.workspaces.iter().any(|w| w.0 == "*") {
+            return Err(
+                "\"admin\" is for the whole house: it needs workspaces = [\"*\"]".to_owned(),
+            );
+        }
+        let may = self.may.iter().copied().collect();
+        Ok(Rule {
+            who,
+            workspaces: self.workspaces.clone(),
+            may,
+        })
+    }
+}
+
+fn uid_of_name(name: &str) -> Result<u32, String> {
+    match User::from_name(name) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err(format!("there is no user {name:?} on this machine")),
+        Err(error) => Err(format!("the user {name:?} could not be looked up: {error}")),
+    }
+}
+
+// === impl Pattern ===
+
+impl Pattern {
+    /// Whether it stands for this workspace.
+    pub fn fits(&self, workspace: &str) -> bool {
+        let mut parts = self.0.split('*');
+        let first = parts.next().unwrap_or_default();
+        let Some(mut rest) = workspace.strip_prefix(first) else {
+            return false;
+        };
+        let Some(last) = parts.next_back() else {
+            return rest.is_empty();
+        };
+        for part in parts {
+            let Some(place) = rest.find(part) else {
+                return false;
+            };
+            rest = &rest[place + part.len()..];
+        }
+        rest.ends_with(last)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Pattern, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-*".contains(&b);
+        if text.is_empty() || text.len() > 128 || !text.bytes().all(known) {
+            return Err(serde::de::Error::custom(format!(
+                "{text:?} is no workspace and no pattern of one"
+            )));
+        }
+        Ok(Pattern(text))
+    }
+}
+
+// === impl Policy ===
+
+impl Policy {
+    /// The policy that these rules make; without any, root and the daemon's own user may do
+    /// everything.
+    ///
+    /// # Errors
+    /// What is wrong with the first bad rule.
+    pub fn new<'a>(rules: impl IntoIterator<Item = &'a RuleText>) -> Result<Policy, String> {
+        let mut rules = rules
+            .into_iter()
+            .map(RuleText::compile)
+            .collect::<Result<Vec<_>, _>>()?;
+        if rules.is_empty() {
+            let all = |uid| Rule {
+                who: Who::Uid(uid),
+                workspaces: vec![Pattern("*".to_owned())],
+                may: Right::ALL.into_iter().collect(),
+            };
+            rules = vec![all(0), all(Uid::effective().as_raw())];
+        }
+        Ok(Policy { rules })
+    }
+
+    /// What the peer may do in this workspace.
+    pub fn rights(&self, peer: &Peer, workspace: &str) -> Rights {
+        self.rules_of(peer)
+            .filter(|rule| {
+                rule.workspaces
+                    .iter()
+                    .any(|pattern| pattern.fits(workspace))
+            })
+            .fold(Rights::default(), |rights, rule| rights.and(rule.may))
+    }
+
+    /// Whether the peer keeps the house.
+    pub fn is_admin(&self, peer: &Peer) -> bool {
+        self.rules_of(peer).any(|rule| rule.may.has(Right::Admin))
+    }
+
+    /// What the peer may do, by pattern.
+    pub fn summary(&self, peer: &Peer) -> Vec<(String, Rights)> {
+        let mut summary = BTreeMap::<String, Rights>::new();
+        for rule in self.rules_of(peer) {
+            for pattern in &rule.workspaces {
+                let rights = summary.entry(pattern.0.clone()).or_default();
+                *rights = rights.and(rule.may);
+            }
+        }
+        summary.into_iter().collect()
+    }
+
+    fn rules_of<'a>(&'a self, peer: &'a Peer) -> impl Iterator<Item = &'a Rule> {
+        self.rules.iter().filter(|rule| match rule.who {
+            Who::Uid(uid) => peer.uid() == Some(uid),
+            Who::Gid(gid) => peer.uid().is_some() && peer.is_member(gid),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Rules {
+        policy: Vec<RuleText>,
+    }
+
+    fn policy(text: &str) -> Policy {
+        let rules: Rules = toml::from_str(text).expect(text);
+        Policy::new(&rules.policy).expect(text)
+    }
+
+    #[test]
+    fn patterns_fit_what_they_say() {
+        let cases = [
+            ("*", "anything", true),
+            ("ci-*", "ci-1", true),
+            ("ci-*", "ci", false),
+            ("ci-*", "xci-1", false),
+            ("ci", "ci", true),
+            ("ci", "ci-1", false),
+            ("*-x", "a-x", true),
+            ("*-x", "a-y", false),
+            ("a*b*c", "a-b-c", true),
+            ("a*b*c", "abc", true),
+            ("a*b*c", "acb", false),
+            ("a*a", "a", false),
+            ("a*ab*b", "aab", false),
+        ];
+        for (pattern, workspace, fits) in cases {
+            assert_eq!(
+                Pattern(pattern.to_owned()).fits(workspace),
+                fits,
+                "{pattern} {workspace}"
+            );
+        }
+    }
+
+    #[test]
+    fn rules_add_up_and_nobody_has_nothing() {
+        let policy = policy(
+            r#"
+            [[policy]]
+            uid = 1000
+            workspaces = ["ci-*"]
+            may = ["put"]
+            [[policy]]
+            gid = 77
+            workspaces = ["ci-1", "shared"]
+            may = ["read", "retire"]
+            [[policy]]
+            uid = 65534
+            workspaces = ["*"]
+            may = ["read"]
+            [[policy]]
+            uid = 0
+            workspaces = ["*"]
+            may = ["admin"]
+            "#,
+        );
+        let names = |peer: &Peer, workspace: &str| policy.rights(peer, workspace).names().join(" ");
+        let builder = Peer::new(1000, 1000, vec![77], 65534);
+        assert_eq!(names(&builder, "ci-1"), "put read retire");
+        assert_eq!(names(&builder, "ci-2"), "put");
+        assert_eq!(names(&builder, "shared"), "read retire");
+        assert_eq!(names(&builder, "other"), "");
+        assert!(!policy.is_admin(&builder));
+
+        let primary = Peer::new(1001, 77, vec![], 65534);
+        assert_eq!(names(&primary, "shared"), "read retire");
+
+        // The overflow uid is whoever has no name here: no rule is about it, not even by its groups.
+        let nobody = Peer::new(65534, 77, vec![77], 65534);
+        assert_eq!(names(&nobody, "shared"), "");
+        let elsewhere = Peer::new(65534, 65534, vec![], 4_000_000);
+        assert_eq!(names(&elsewhere, "shared"), "read");
+
+        let root = Peer::new(0, 0, vec![], 65534);
+        assert!(policy.is_admin(&root));
+        assert_eq!(names(&root, "ci-1"), "admin");
+    }
+
+    #[test]
+    fn without_rules_root_and_the_daemons_user_may_do_everything() {
+        let policy = Policy::new([]).expect("no rules");
+        let own = Uid::effective().as_raw();
+        for uid in [0, own] {
+            let peer = Peer::new(uid, 5, vec![], 65534);
+            assert_eq!(policy.rights(&peer, "x").names().len(), 4);
+            assert!(policy.is_admin(&peer));
+        }
+        let other = Peer::new(own + 7, 0, vec![0], 65534);
+        assert_eq!(policy.rights(&other, "x"), Rights::default());
+        assert!(!policy.is_admin(&other));
+    }
+
+    #[test]
+    fn rules_that_say_too_little_or_too_much_are_refused() {
+        for text in [
+            "workspaces = [\"a\"]\nmay = [\"read\"]",
+            "uid = 1\nuser = \"root\"\nworkspaces = [\"a\"]\nmay = [\"read\"]",
+            "uid = 1\nworkspaces = []\nmay = [\"read\"]",
+            "uid = 1\nworkspaces = [\"a\"]\nmay = []",
+            "uid = 1\nworkspaces = [\"a\"]\nmay = [\"admin\"]",
+            "user = \"no-such-user-here\"\nworkspaces = [\"a\"]\nmay = [\"read\"]",
+        ] {
+            let rule: RuleText = toml::from_str(text).expect(text);
+            assert!(rule.check().is_err(), "{text}");
+        }
+        assert!(toml::from_str::<RuleText>("uid=1\nworkspaces=[\"A\"]\nmay=[\"read\"]").is_err());
+    }
+}

@@ -1,0 +1,235 @@
+//! The table of routes: which request is which op.
+
+use http::Method;
+
+/// One verb of the daemon; its story is in `ops/` under the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the table in `wire::api` says what each does")]
+pub enum Op {
+    Health,
+    Metrics,
+    Status,
+    Doctor,
+    Gc,
+    DraftOpen,
+    DraftBlob,
+    DraftProgress,
+    DraftSeal,
+    DraftDrop,
+    FilePut,
+    Refs,
+    Artifacts,
+    Artifact,
+    Check,
+    Blob,
+    Retire,
+    Holders,
+    /// A request that is on no route.
+    Unknown,
+}
+
+/// A request of this method to a path of this form. `*` stands for one segment.
+struct Route {
+    method: Method,
+    path: &'static str,
+    op: Op,
+}
+
+/// Segments that stood where a route has `*`.
+pub type Captures<'a> = [&'a str; 3];
+
+const fn route(method: Method, path: &'static str, op: Op) -> Route {
+    Route { method, path, op }
+}
+
+static ROUTES: [Route; 18] = [
+    route(Method::GET, "/v1/health", Op::Health),
+    route(Method::GET, "/v1/metrics", Op::Metrics),
+    route(Method::GET, "/v1/status", Op::Status),
+    route(Method::GET, "/v1/doctor", Op::Doctor),
+    route(Method::POST, "/v1/gc", Op::Gc),
+    route(Method::POST, "/v1/workspaces/*/drafts", Op::DraftOpen),
+    route(Method::PUT, "/v1/drafts/*/blobs/*", Op::DraftBlob),
+    route(Method::GET, "/v1/drafts/*", Op::DraftProgress),
+    route(Method::POST, "/v1/drafts/*/seal", Op::DraftSeal),
+    route(Method::DELETE, "/v1/drafts/*", Op::DraftDrop),
+    route(Method::POST, "/v1/workspaces/*/files", Op::FilePut),
+    route(Method::GET, "/v1/workspaces/*/refs", Op::Refs),
+    route(Method::GET, "/v1/workspaces/*/artifacts", Op::Artifacts),
+    route(Method::GET, "/v1/workspaces/*/artifacts/*", Op::Artifact),
+    route(
+        Method::POST,
+        "/v1/workspaces/*/artifacts/*/check",
+        Op::Check,
+    ),
+    route(
+        Method::GET,
+        "/v1/workspaces/*/artifacts/*/blobs/*",
+        Op::Blob,
+    ),
+    route(Method::DELETE, "/v1/workspaces/*/artifacts/*", Op::Retire),
+    route(Method::GET, "/v1/workspaces/*/holders/*", Op::Holders),
+];
+
+impl Op {
+    /// Every op, in the order of their numbers.
+    pub const ALL: [Op; 19] = [
+        Op::Health,
+        Op::Metrics,
+        Op::Status,
+        Op::Doctor,
+        Op::Gc,
+        Op::DraftOpen,
+        Op::DraftBlob,
+        Op::DraftProgress,
+        Op::DraftSeal,
+        Op::DraftDrop,
+        Op::FilePut,
+        Op::Refs,
+        Op::Artifacts,
+        Op::Artifact,
+        Op::Check,
+        Op::Blob,
+        Op::Retire,
+        Op::Holders,
+        Op::Unknown,
+    ];
+
+    /// Its name in the log and as a label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Op::Health => "health",
+            Op::Metrics => "metrics",
+            Op::Status => "status",
+            Op::Doctor => "doctor",
+            Op::Gc => "gc",
+            Op::DraftOpen => "draft_open",
+            Op::DraftBlob => "draft_blob",
+            Op::DraftProgress => "draft_progress",
+            Op::DraftSeal => "draft_seal",
+            Op::DraftDrop => "draft_drop",
+            Op::FilePut => "file_put",
+            Op::Refs => "refs",
+            Op::Artifacts => "artifacts",
+            Op::Artifact => "artifact",
+            Op::Check => "check",
+            Op::Blob => "blob",
+            Op::Retire => "retire",
+            Op::Holders => "holders",
+            Op::Unknown => "unknown",
+        }
+    }
+
+    /// Whether it is asked again and again by machines, and not worth a line in the log.
+    pub fn is_routine(self) -> bool {
+        matches!(
+            self,
+            Op::Health | Op::Metrics | Op::Status | Op::DraftProgress
+        )
+    }
+}
+
+/// The op of a request, and the segments that say about what; [`Op::Unknown`] when it is on no
+/// route. Segments are as they stand in the path, still percent-encoded.
+pub fn find<'a>(method: &Method, path: &'a str) -> (Op, Captures<'a>) {
+    for route in &ROUTES {
+        if route.method == *method
+            && let Some(captures) = fit(route.path, path)
+        {
+            return (route.op, captures);
+        }
+    }
+    (Op::Unknown, [""; 3])
+}
+
+/// Whether the path is one, by whatever method.
+pub fn is_path(path: &str) -> bool {
+    ROUTES.iter().any(|route| fit(route.path, path).is_some())
+}
+
+fn fit<'a>(form: &str, path: &'a str) -> Option<Captures<'a>> {
+    let mut captures = [""; 3];
+    let mut free = captures.iter_mut();
+    let (mut wanted, mut segments) = (form.split('/'), path.split('/'));
+    loop {
+        match (wanted.next(), segments.next()) {
+            (None, None) => return Some(captures),
+            (Some("*"), Some(segment)) if !segment.is_empty() => *free.next()? = segment,
+            (Some(literal), Some(segment)) if literal == segment => {}
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_op_has_one_route_and_no_two_routes_meet() {
+        let ops: HashSet<&str> = ROUTES.iter().map(|route| route.op.name()).collect();
+        assert_eq!(ops.len(), ROUTES.len());
+        assert_eq!(ops.len() + 1, Op::ALL.len());
+        for (number, op) in Op::ALL.iter().enumerate() {
+            assert_eq!(*op as usize, number, "{op:?}");
+        }
+        for route in &ROUTES {
+            let path = route.path.replace('*', "x");
+            let fitting = ROUTES
+                .iter()
+                .filter(|other| other.method == route.method && fit(other.path, &path).is_some());
+            assert_eq!(fitting.count(), 1, "{} {path}", route.method);
+            assert_eq!(find(&route.method, &path).0, route.op);
+        }
+    }
+
+    #[test]
+    fn the_table_is_the_one_that_the_wire_promises() {
+        // The rows of the table in `wire::api`: | `METHOD /path[?query]` … |
+        let promised: Vec<(String, String)> = include_str!("../../client/wire/src/api.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! | `")?.split_once(' '))
+            .filter_map(|(method, rest)| {
+                let path = rest.split(['?', '`', '[']).next()?;
+                let form: Vec<&str> = path
+                    .split('/')
+                    .map(|s| {
+                        if matches!(s, "W" | "ID" | "DIGEST") {
+                            "*"
+                        } else {
+                            s
+                        }
+                    })
+                    .collect();
+                Some((method.to_owned(), form.join("/")))
+            })
+            .collect();
+        assert_eq!(promised.len(), ROUTES.len());
+        for (method, path) in promised {
+            let known = |r: &&Route| r.method.as_str() == method && r.path == path;
+            assert!(ROUTES.iter().any(|route| known(&route)), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn segments_are_captured_in_order() {
+        let (op, captures) = find(
+            &Method::GET,
+            "/v1/workspaces/w/artifacts/sha256:a/blobs/sha256:b",
+        );
+        assert_eq!((op, captures), (Op::Blob, ["w", "sha256:a", "sha256:b"]));
+        for path in [
+            "",
+            "/",
+            "/v1",
+            "/v1/health/",
+            "/v1/workspaces//drafts",
+            "/v1/drafts/a/b",
+        ] {
+            assert_eq!(find(&Method::GET, path).0, Op::Unknown, "{path}");
+        }
+        assert_eq!(find(&Method::POST, "/v1/health").0, Op::Unknown);
+        assert!(is_path("/v1/health") && !is_path("/v2/"));
+    }
+}

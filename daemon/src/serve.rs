@@ -1,0 +1,306 @@
+//! Connections from the accept to the last byte: the one place that spawns tasks.
+//!
+//! Accepting never waits for anybody. What a peer does on its connection, or fails to do, is
+//! watched by that connection's own clock and ends that connection.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use wire::stream::DescriptorStream;
+use wire::{Code, Problem};
+
+use crate::answer::Answer;
+use crate::app::App;
+use crate::ask::{Ask, Caller};
+use crate::bridge::Kind;
+use crate::clocked::Clocked;
+use crate::connections::{Overdue, Seat};
+use crate::metrics::End;
+use crate::ops;
+use crate::peer::Peer;
+use crate::record::Record;
+use crate::routes::{self, Op};
+
+/// Peers that are told at once that there is no room; more than that are just closed.
+const N_TURNED_AWAY: usize = 64;
+const TURNED_AWAY_WITHIN: Duration = Duration::from_secs(1);
+/// How often drafts are looked at whose time may be over.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// Serves until `stop` resolves, then drains: nothing new is accepted, what is in flight may end,
+/// for as long as the configuration allows.
+pub async fn serve(app: Arc<App>, listener: UnixListener, stop: impl Future<Output = ()>) {
+    let (draining, told) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let turning_away = Arc::new(Semaphore::new(N_TURNED_AWAY));
+    let mut sweep = interval(SWEEP.min(app.config.timeouts.draft_abandoned.0.max(TICK_LEAST)));
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stop = pin!(stop);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => accept(&app, stream, &mut tasks, &told, &turning_away),
+                Err(error) => {
+                    // Out of descriptors, most likely: others must end before it gets better.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+            Some(_) = tasks.join_next() => {}
+            _ = sweep.tick() => {
+                let expired = app.drafts.expired();
+                if !expired.is_empty() {
+                    tracing::info!(n_drafts = expired.len(), "drafts were given up");
+                    let app = app.clone();
+                    spawn(&mut tasks, async move {
+                        let _ = app.bridge.run(Kind::Short, move || { drop(expired); Ok(()) }).await;
+                    });
+                }
+            }
+        }
+    }
+    drop(listener);
+    app.drain();
+    let _ = draining.send(true);
+    let deadline = Instant::now() + app.config.timeouts.drain.0;
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout_at(deadline, all).await.is_err() {
+        tracing::warn!(n_connections = tasks.len(), "connections were cut off");
+        tasks.shutdown().await;
+    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    if !app.bridge.quiet(left.max(Duration::from_secs(1))).await {
+        tracing::warn!("jobs were still running");
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the one place that spawns tasks")]
+fn spawn(tasks: &mut JoinSet<()>, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(task);
+}
+
+fn accept(
+    app: &Arc<App>,
+    stream: UnixStream,
+    tasks: &mut JoinSet<()>,
+    told: &watch::Receiver<bool>,
+    turning_away: &Arc<Semaphore>,
+) {
+    app.metrics.connections.fetch_add(1, Ordering::Relaxed);
+    let peer = match Peer::of(&stream, app.overflow_uid) {
+        Ok(peer) => peer,
+        Err(error) => {
+            tracing::warn!(%error, "a peer without credentials was turned away");
+            return;
+        }
+    };
+    match app.connections.sit(peer.raw_uid()) {
+        Some((seat, gave_way)) => {
+            if gave_way {
+                app.metrics
+                    .connections_evicted
+                    .fetch_add(1, Ordering::Relaxed);
+            }
+            spawn(
+                tasks,
+                connection(app.clone(), stream, seat, peer, told.clone()),
+            );
+        }
+        None => {
+            app.metrics
+                .connections_refused
+                .fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(
+                uid = peer.raw_uid(),
+                "a connection was turned away: too many"
+            );
+            if let Ok(permit) = turning_away.clone().try_acquire_owned() {
+                spawn(tasks, async move {
+                    let _permit = permit;
+                    let _ = timeout(TURNED_AWAY_WITHIN, turn_away(stream)).await;
+                });
+            }
+        }
+    }
+}
+
+/// Says "busy" in answer to the first request. To say it unasked would confuse HTTP clients.
+async fn turn_away(mut stream: UnixStream) -> io::Result<()> {
+    let mut request = [0; 4096];
+    if stream.read(&mut request).await? == 0 {
+        return Ok(());
+    }
+    let problem = Problem::new(Code::Busy, "too many connections are open")
+        .hint("try again when some of them are closed");
+    let status = crate::status::of(problem.code);
+    let body = serde_json::to_string(&wire::api::ErrorBody { error: problem })?;
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    // To close a socket with unread bytes in it would take the answer away from the peer.
+    while stream.read(&mut request).await? > 0 {}
+    Ok(())
+}
+
+/// The shortest step of a connection's clock.
+const TICK_LEAST: Duration = Duration::from_millis(20);
+
+async fn connection(
+    app: Arc<App>,
+    stream: UnixStream,
+    seat: Seat,
+    peer: Peer,
+    mut told: watch::Receiver<bool>,
+) {
+    let open = OpenConnection::new(&app, seat);
+    let pulse = open.seat.pulse().clone();
+    let stream = DescriptorStream::new(stream);
+    let caller = Caller {
+        peer: Arc::new(peer),
+        connection: open.seat.id(),
+        descriptors: stream.descriptors(),
+    };
+    let service = service_fn(|request: Request<Incoming>| {
+        let record = |op| Record::new(app.clone(), pulse.clone(), op, caller.peer.raw_uid());
+        let op = routes::find(request.method(), request.uri().path()).0;
+        answer(app.clone(), caller.clone(), request, op, record(op))
+    });
+    let limits = &app.config.limits;
+    let header_size = usize::try_from(limits.header_size.0).unwrap_or(usize::MAX);
+    let io = TokioIo::new(Clocked::new(stream, pulse.clone()));
+    let mut http = pin!(
+        http1::Builder::new()
+            .max_headers(limits.header_fields)
+            .max_header_size(header_size)
+            // Also what is read of a body at once; larger reads gain nothing on a Unix socket.
+            .max_buf_size(header_size.max(64 << 10))
+            .auto_date_header(false)
+            .serve_connection(io, service)
+    );
+
+    let times = &app.config.timeouts;
+    let shortest = times.header.0.min(times.stall.0).min(times.keep_alive.0);
+    let mut clock = interval((shortest / 4).clamp(TICK_LEAST, Duration::from_secs(1)));
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_leaving = *told.borrow();
+    if is_leaving {
+        http.as_mut().graceful_shutdown();
+    }
+    loop {
+        tokio::select! {
+            biased;
+            end = &mut http => {
+                if let Err(error) = end {
+                    tracing::debug!(%error, uid = caller.peer.raw_uid(), "a connection broke");
+                }
+                return;
+            }
+            _ = told.changed(), if !is_leaving => {
+                is_leaving = true;
+                http.as_mut().graceful_shutdown();
+            }
+            () = pulse.told_to_leave(), if !is_leaving => {
+                // A request that came in the same moment is still answered.
+                is_leaving = true;
+                http.as_mut().graceful_shutdown();
+            }
+            _ = clock.tick() => {
+                let stall = match app.bridge.is_crowded() {
+                    true => times.stall.0.min(STALL_WHEN_CROWDED),
+                    false => times.stall.0,
+                };
+                match pulse.overdue(times.header.0, stall, times.keep_alive.0) {
+                    None => {}
+                    Some(Overdue::Idle) if !is_leaving => {
+                        is_leaving = true;
+                        http.as_mut().graceful_shutdown();
+                    }
+                    Some(overdue) => {
+                        let uid = caller.peer.raw_uid();
+                        tracing::debug!(uid, ?overdue, "a connection was closed");
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How long a stalled answer may hold its place when others wait for one.
+const STALL_WHEN_CROWDED: Duration = Duration::from_secs(2);
+
+/// Counts a connection, and tells its drafts when it is gone, however it ended.
+struct OpenConnection {
+    app: Arc<App>,
+    seat: Seat,
+}
+
+impl OpenConnection {
+    fn new(app: &Arc<App>, seat: Seat) -> OpenConnection {
+        app.metrics.connections_open.fetch_add(1, Ordering::Relaxed);
+        OpenConnection {
+            app: app.clone(),
+            seat,
+        }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.app
+            .metrics
+            .connections_open
+            .fetch_sub(1, Ordering::Relaxed);
+        self.app.drafts.hang_up(self.seat.id());
+    }
+}
+
+/// One request: the op that it means, and what came of it.
+async fn answer(
+    app: Arc<App>,
+    caller: Caller,
+    request: Request<Incoming>,
+    op: Op,
+    record: Record,
+) -> Result<http::Response<crate::answer::AnswerBody>, Infallible> {
+    let descriptors = caller.descriptors.clone();
+    let (head, body) = request.into_parts();
+    let (outcome, mut record) = match Ask::new(app, caller, head, body, record) {
+        Err((problem, record)) => (Err(problem), record),
+        Ok(mut ask) => {
+            let outcome = ops::run(op, &mut ask).await;
+            (outcome, ask.record)
+        }
+    };
+    let answer = match outcome {
+        Ok(answer) => {
+            record.close(End::Done);
+            answer
+        }
+        Err(problem) => {
+            record.close(End::Failed(problem.code));
+            Answer::problem(problem)
+        }
+    };
+    Ok(answer.into_response(record, &descriptors))
+}

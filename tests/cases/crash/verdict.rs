@@ -1,0 +1,260 @@
+//! Whether what a crash left is legal: what was acknowledged verifies, everything else is wholly
+//! there and verifies or wholly absent, the operation can be done again, and no leftovers stay.
+//!
+//! The store's own check is never the only witness: layouts are also compared byte by byte with
+//! what was put, past the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cas::digest::Digest;
+use cas::disk::Kind;
+use cas::disk::sim::{Seen, SimDisk};
+use cas::layout;
+use cas::workspace::{Name, Workspace};
+use cas::{Error, Store};
+
+use super::open;
+use super::scenario::{Key, Scenario, State, Truth};
+
+/// One end of one scenario, to be judged on the disk that it left.
+#[derive(Clone, Copy)]
+pub(crate) struct Case<'a> {
+    pub(crate) scenario: &'a Scenario,
+    /// The operation said that it was done.
+    pub(crate) acknowledged: bool,
+    /// Quarantine may hold something.
+    pub(crate) heals: bool,
+}
+
+type Verdict = Result<(), String>;
+
+fn told<T>(doing: &str, result: Result<T, Error>) -> Result<T, String> {
+    result.map_err(|error| format!("{doing}: {error}"))
+}
+
+impl Case<'_> {
+    /// Opens the store on this disk, looks, does the operation again, collects, looks again.
+    pub(crate) fn judge(&self, disk: &SimDisk) -> Verdict {
+        let store = told("the store does not open", open(disk))?;
+        self.look(&store, disk)?;
+        told("the same operation again", (self.scenario.act)(&store))?;
+        let after = &self.scenario.after;
+        for key in after.held.keys() {
+            self.verify(&store, key, false)?;
+        }
+        self.check_names(&store, &[after])?;
+        told("gc", store.gc(false, &mut || {}))?;
+        self.tidy(disk)?;
+        drop(store);
+        self.lasts(disk, after)
+    }
+
+    /// Opens the store on this disk and puts something that meets what the operation left. What
+    /// is acknowledged now must outlive the power, whoever wrote it.
+    pub(crate) fn judge_next(&self, disk: &SimDisk) -> Verdict {
+        let store = told("the store does not open", open(disk))?;
+        told("the next put", (self.scenario.next)(&store))?;
+        drop(store);
+        self.lasts(disk, &self.scenario.by_next)
+    }
+
+    /// The power goes now, and nothing that was not durable is left.
+    pub(crate) fn lasts(&self, disk: &SimDisk, besides: &Truth) -> Verdict {
+        let left = disk.crash(0);
+        let store = told("after the power went, the store does not open", open(&left))?;
+        let sure = self.sure();
+        let held: BTreeSet<&Key> = besides.held.keys().chain(sure.held.keys()).collect();
+        for key in held {
+            self.verify(&store, key, self.was_rotten(key))
+                .map_err(|said| format!("after the power went: {said}"))?;
+        }
+        let names = names_on(&left);
+        for (name, digest) in &besides.names {
+            if names.get(name) != Some(digest) {
+                return Err(format!("after the power went, {}/{} is gone", name.0, name.1));
+            }
+        }
+        Ok(())
+    }
+
+    /// What must be there whatever happened.
+    fn sure(&self) -> Truth {
+        let Scenario { before, after, .. } = self.scenario;
+        let mut sure = after.clone();
+        if !self.acknowledged {
+            sure.held.retain(|key, _| before.held.contains_key(key));
+            sure.names.retain(|name, digest| before.names.get(name) == Some(digest));
+        }
+        sure
+    }
+
+    fn was_rotten(&self, key: &Key) -> bool {
+        self.scenario.before.held.get(key) == Some(&State::Rotten)
+    }
+
+    fn look(&self, store: &Store, disk: &SimDisk) -> Verdict {
+        let Scenario { before, after, .. } = self.scenario;
+        let sure = self.sure();
+        let mut there: BTreeSet<Key> = BTreeSet::new();
+        let known: BTreeSet<&Key> = before.held.keys().chain(after.held.keys()).collect();
+        for key in known {
+            let (workspace, digest) = key;
+            match store.sealed(workspace, digest) {
+                Ok(_) if self.acknowledged && !after.held.contains_key(key) => {
+                    return Err(format!("{workspace}/{digest} is still there"));
+                }
+                Ok(_) => {
+                    self.verify(store, key, self.was_rotten(key))?;
+                    there.insert(key.clone());
+                }
+                Err(Error::NotFound { .. }) if !sure.held.contains_key(key) => {}
+                Err(error) => return Err(format!("{workspace}/{digest}: {error}")),
+            }
+        }
+        let mut listed: BTreeSet<Key> = BTreeSet::new();
+        for workspace in told("listing workspaces", store.workspaces())? {
+            for summary in told("listing", store.list(&workspace, None, 100))? {
+                listed.insert((workspace.clone(), summary.digest));
+            }
+        }
+        if listed != there {
+            return Err(format!("listed are {listed:?}, there are {there:?}"));
+        }
+        let names: &[&Truth] = if self.acknowledged { &[after] } else { &[before, after] };
+        self.check_names(store, names)?;
+        for ((workspace, name), digest) in names_on(disk) {
+            if !there.contains(&(workspace.clone(), digest)) {
+                return Err(format!("{workspace}/{name} leads to {digest}, which is not there"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every name leads where one of these truths says.
+    fn check_names(&self, store: &Store, truths: &[&Truth]) -> Verdict {
+        let Scenario { before, after, .. } = self.scenario;
+        for (workspace, name) in before.names.keys().chain(after.names.keys()) {
+            let found = match store.resolve(workspace, &name.to_string()) {
+                Ok(digest) => Some(digest),
+                Err(Error::NotFound { .. }) => None,
+                Err(error) => return Err(format!("resolving {workspace}/{name}: {error}")),
+            };
+            let key = (workspace.clone(), name.clone());
+            if !truths.iter().any(|truth| truth.names.get(&key).copied() == found) {
+                return Err(format!("{workspace}/{name} leads to {found:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The artifact verifies, for the store and byte by byte. One that was rotten may need a
+    /// second check, which heals it, or more than the store has.
+    fn verify(&self, store: &Store, key: &Key, rotten: bool) -> Verdict {
+        let (workspace, digest) = key;
+        let sealed = told("an acknowledged artifact", store.sealed(workspace, digest))?;
+        match sealed.check() {
+            Ok(checked) if !rotten && !self.heals && checked.n_healed() > 0 => {
+                return Err(format!("{digest} had to be healed"));
+            }
+            Ok(_) => {}
+            Err(Error::Corrupt { .. }) if rotten => return Ok(()),
+            Err(error) => return Err(format!("{workspace}/{digest}: {error}")),
+        }
+        Ok(())
+    }
+
+    /// Nothing is on the disk but what the truth needs.
+    fn tidy(&self, disk: &SimDisk) -> Verdict {
+        let seen = disk.snapshot();
+        let mut expected: BTreeSet<String> = super::fresh_files().into_iter().collect();
+        for (workspace, digest) in self.scenario.after.held.keys() {
+            let place = layout::artifact(workspace, digest).to_string();
+            self.compare(&seen, &place, digest)?;
+            let artifact = &self.scenario.artifacts[digest];
+            expected.extend([format!("{place}/oci-layout"), format!("{place}/index.json")]);
+            for (name, bytes) in artifact.blobs() {
+                expected.insert(format!("{place}/{name}"));
+                match seen.get(&name) {
+                    None => return Err(format!("{name} is in a layout and not in the store")),
+                    Some(blob) if *blob.bytes != bytes => return Err(format!("{name} is rotten")),
+                    Some(blob) if blob.n_links < 2 => return Err(format!("nobody holds {name}")),
+                    Some(_) => {}
+                }
+                expected.insert(name);
+            }
+        }
+        let names = names_on(disk);
+        if names != self.scenario.after.names {
+            return Err(format!("the names are {names:?}"));
+        }
+        for (path, seen) in &seen {
+            let in_quarantine = path.starts_with("quarantine/");
+            if in_quarantine && self.heals || path.starts_with("names/") {
+                continue;
+            }
+            let inner_folder = path.starts_with("artifacts/") && path.split('/').count() > 3
+                || path.starts_with("staging/")
+                || in_quarantine;
+            let wanted = match seen.kind {
+                Kind::Folder if inner_folder => {
+                    expected.iter().any(|file| file.starts_with(&format!("{path}/")))
+                }
+                Kind::Folder => true,
+                Kind::File | Kind::Symlink | Kind::Special => expected.contains(path),
+            };
+            if !wanted {
+                return Err(format!("{path} is left over"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A layout on the disk holds what was put, and no more.
+    fn compare(&self, seen: &BTreeMap<String, Seen>, place: &str, digest: &Digest) -> Verdict {
+        let artifact = &self.scenario.artifacts[digest];
+        for (name, bytes) in artifact.blobs() {
+            match seen.get(&format!("{place}/{name}")) {
+                Some(file) if *file.bytes == bytes => {}
+                Some(_) => return Err(format!("{place}/{name} has other bytes than were put")),
+                None => return Err(format!("{place}/{name} is missing")),
+            }
+        }
+        let json = |name: &str| {
+            let file = seen.get(&format!("{place}/{name}"));
+            let file = file.ok_or_else(|| format!("{place}/{name} is missing"))?;
+            let parsed: Result<serde_json::Value, _> = serde_json::from_slice(&file.bytes);
+            parsed.map_err(|error| format!("{place}/{name}: {error}"))
+        };
+        let (index, version) = (json("index.json")?, json("oci-layout")?);
+        let root = &index["manifests"][0];
+        let is_root = root["digest"] == digest.to_string()
+            && root["size"] == artifact.root.size
+            && root["mediaType"] == artifact.root.media_type
+            && index["manifests"].as_array().is_some_and(|list| list.len() == 1);
+        if !is_root || version["imageLayoutVersion"] != "1.0.0" {
+            return Err(format!("{place} has the index {index} and the version {version}"));
+        }
+        Ok(())
+    }
+}
+
+/// The names on the disk, read past the store.
+fn names_on(disk: &SimDisk) -> BTreeMap<(Workspace, Name), Digest> {
+    let mut names = BTreeMap::new();
+    for (path, seen) in disk.files() {
+        let Some(rest) = path.strip_prefix("names/") else { continue };
+        let parsed = rest.split_once('/').and_then(|(workspace, rest)| {
+            let (repository, tag) = rest.split_once("/_tags/")?;
+            let name = format!("{repository}:{tag}").parse::<Name>().ok()?;
+            let digest = std::str::from_utf8(&seen.bytes).ok()?.parse::<Digest>().ok()?;
+            Some(((workspace.parse::<Workspace>().ok()?, name), digest))
+        });
+        let (name, digest) = parsed.unwrap_or_else(|| {
+            // Told as a name that no truth has.
+            let name = (path.replace(['/', '_'], "-"), "torn:name");
+            (("torn".parse().unwrap(), name.1.parse().unwrap()), Digest::of(name.0.as_bytes()))
+        });
+        names.insert(name, digest);
+    }
+    names
+}
