@@ -113,7 +113,8 @@ impl Index {
     pub(crate) fn wrappers(&self, workspace: &Workspace, file: &Digest) -> Vec<Digest> {
         let prefix = file_key(workspace, file, None);
         let keys = self.files.scan_prefix(&prefix).keys().take(100).flatten();
-        keys.filter_map(|key| std::str::from_utf8(&key[prefix.len()..]).ok()?.parse().ok()).collect()
+        keys.filter_map(|key| std::str::from_utf8(&key[prefix.len()..]).ok()?.parse().ok())
+            .collect()
     }
 
     pub(crate) fn note_verified(&self, workspace: &Workspace, artifact: &Digest, at: u64) {

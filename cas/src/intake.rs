@@ -84,7 +84,11 @@ impl Intake<'_> {
     }
 
     /// What the bytes turned out to be, and whether the store's copy was found rotten on the way.
-    fn read(&self, expected: &Expected, reading: &mut Reading<'_>) -> Result<(Proved, bool), Error> {
+    fn read(
+        &self,
+        expected: &Expected,
+        reading: &mut Reading<'_>,
+    ) -> Result<(Proved, bool), Error> {
         let size = expected.size.unwrap_or(0);
         if size < self.pipeline_from {
             return self.inline(expected, reading);
@@ -98,8 +102,13 @@ impl Intake<'_> {
     }
 
     /// Small blobs, and streams of unknown length: one thread, one buffer.
-    fn inline(&self, expected: &Expected, reading: &mut Reading<'_>) -> Result<(Proved, bool), Error> {
-        let step = expected.size.map_or(STEP, |size| STEP.min(usize::try_from(size + 1).unwrap_or(STEP)));
+    fn inline(
+        &self,
+        expected: &Expected,
+        reading: &mut Reading<'_>,
+    ) -> Result<(Proved, bool), Error> {
+        let step =
+            expected.size.map_or(STEP, |size| STEP.min(usize::try_from(size + 1).unwrap_or(STEP)));
         let mut buffer = vec![0; step];
         let mut hasher = Hasher::new(expected.algorithm);
         let mut lane = Lane::new(self, None)?;
@@ -138,7 +147,12 @@ impl Intake<'_> {
             let n_lanes = if lane.existing.is_some() { 1 } else { 2 };
             let mut lanes = vec![lane];
             while lanes.len() < n_lanes {
-                lanes.push(Lane { intake: self, existing: None, file: file.clone(), rewritten: false });
+                lanes.push(Lane {
+                    intake: self,
+                    existing: None,
+                    file: file.clone(),
+                    rewritten: false,
+                });
             }
             let mut ways = Vec::new();
             let mut ends = Vec::new();
@@ -238,7 +252,12 @@ impl Intake<'_> {
         Ok(None)
     }
 
-    fn prove_shared(&self, expected: &Expected, file: &dyn File, size: u64) -> Result<Proved, Error> {
+    fn prove_shared(
+        &self,
+        expected: &Expected,
+        file: &dyn File,
+        size: u64,
+    ) -> Result<Proved, Error> {
         let hashed = crate::reader::hash(file, expected.algorithm, size, true);
         let (digest, actual) = hashed.map_err(Error::disk("reading", self.path))?;
         self.progress.fetch_add(actual, Ordering::Relaxed);

@@ -64,8 +64,7 @@ impl Store {
 
         // The disk may be full: this must work all the same.
         inner.release_reserve();
-        let mut unsynced =
-            Unsynced { since: inner.barrier.n_failed(), ..Unsynced::default() };
+        let mut unsynced = Unsynced { since: inner.barrier.n_failed(), ..Unsynced::default() };
         for name in &led {
             unsynced.folders.extend(names::remove(disk, workspace, name, digest)?);
         }
@@ -193,7 +192,11 @@ impl Store {
         note("artifacts", false, format!("{n_artifacts} in {n_workspaces} workspaces"));
 
         let Collected { n_blobs, bytes } = self.gc(true, &mut || {})?;
-        note("unheld", false, format!("nobody holds {n_blobs} blobs of {bytes} bytes; gc frees them"));
+        note(
+            "unheld",
+            false,
+            format!("nobody holds {n_blobs} blobs of {bytes} bytes; gc frees them"),
+        );
 
         let n_drafts = self.inner.entries(&RelPath::new(layout::STAGING))?.len();
         note("staging", false, format!("{n_drafts} entries of work in progress"));

@@ -97,7 +97,8 @@ impl FromStr for Name {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Name, NameError> {
-        let refused = |rule| NameError { what: "name", text: text.chars().take(400).collect(), rule };
+        let refused =
+            |rule| NameError { what: "name", text: text.chars().take(400).collect(), rule };
         let Some((repository, tag)) = text.rsplit_once(':') else {
             return Err(refused("a name is REPOSITORY:TAG"));
         };
@@ -132,7 +133,8 @@ mod tests {
         for good in ["app:1", "team/app:v1.2-rc_3", "a/b/c:Latest", "app:_x"] {
             assert_eq!(good.parse::<Name>().map(|n| n.to_string()), Ok(good.to_owned()));
         }
-        for bad in ["app", "app:", ":1", "app:.1", "app:a/b", "../app:1", "a//b:1", "App:1", "_a:1"] {
+        for bad in ["app", "app:", ":1", "app:.1", "app:a/b", "../app:1", "a//b:1", "App:1", "_a:1"]
+        {
             assert!(bad.parse::<Name>().is_err(), "{bad}");
         }
         assert!(format!("app:{}", "t".repeat(129)).parse::<Name>().is_err());

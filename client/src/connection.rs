@@ -44,6 +44,8 @@ pub(crate) struct Ask {
     pub(crate) accepts_descriptor: bool,
     /// How long the answer may take to begin.
     pub(crate) patience: Duration,
+    /// Whether it comes to the same when it is done twice.
+    pub(crate) is_idempotent: bool,
 }
 
 /// What was answered.

@@ -4,23 +4,22 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use cas::digest::Digest;
+use cas::digest::{Algorithm, Digest};
 use cas::disk::{ForeignFile, NewFile};
 use cas::media::{self, ArchiveSink, DirSink, Proved, copy};
 use cas::oci::{
     Closure, Descriptor, Limits, Manifest, ManifestKind, Node, Refusal, media_type, walk,
 };
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::task::JoinSet;
 
+use crate::bridge::{blocking, each};
 use crate::connection::{Answer, Ask, Connection};
 use crate::pool::Client;
 use crate::problem::Error;
 use crate::progress::Progress;
-use crate::put::blocking;
 
 /// Below this a body is faster than a descriptor.
 const SMALL: u64 = 64 << 10;
@@ -30,7 +29,6 @@ const N_PIECES: usize = 8;
 /// What a copy consists of: the artifact's root and its members, proved by their digests, without
 /// those that may be absent and are.
 struct Whole {
-    artifact: Digest,
     root: Descriptor,
     closure: Closure,
     blobs: Vec<Descriptor>,
@@ -49,31 +47,26 @@ impl Client {
         name: Option<&str>,
         progress: &Progress,
     ) -> Result<(), Error> {
-        let sink = Arc::new(DirSink::begin(target)?);
         let whole = self.whole(artifact, progress).await?;
+        let algorithms: Vec<Algorithm> =
+            whole.closure.nodes().iter().map(|node| node.digest().algorithm()).collect();
+        let growing = Growing(Some(Arc::new(DirSink::begin(target, &algorithms)?)));
         let mut blobs = whole.blobs.clone();
         blobs.sort_by_key(|blob| std::cmp::Reverse(blob.size));
 
-        let n_workers = self.n_connections().min(blobs.len());
-        let queue = Arc::new(std::sync::Mutex::new(blobs.into_iter()));
-        let mut workers: JoinSet<Result<(), Error>> = JoinSet::new();
-        for _ in 0..n_workers {
-            let (client, progress) = (self.clone(), progress.clone());
-            let (queue, sink, artifact) = (Arc::clone(&queue), Arc::clone(&sink), *artifact);
-            workers.spawn(async move {
-                while let Some(blob) = next(&queue) {
-                    let (sink, descriptor) = (Arc::clone(&sink), blob.clone());
-                    let take = move |bytes: &mut dyn Read| sink.blob(&descriptor, bytes);
-                    client.deliver(&artifact, &blob, &progress, take).await?;
-                }
-                Ok(())
-            });
-        }
-        while let Some(end) = workers.join_next().await {
-            end.unwrap_or_else(|error| Err(Error::lost("getting", &error)))?;
-        }
+        let (client, into, artifact) = (self.clone(), growing.sink()?, *artifact);
+        let counted = progress.clone();
+        each(self.n_connections(), blobs, move |blob| {
+            let (client, sink, progress) = (client.clone(), Arc::clone(&into), counted.clone());
+            async move {
+                let descriptor = blob.clone();
+                let take = move |bytes: &mut dyn Read| sink.blob(&descriptor, bytes);
+                client.deliver(&artifact, &blob, &progress, take).await
+            }
+        })
+        .await?;
         // The workers are gone, and with them every other hold on the sink.
-        let sink = Arc::into_inner(sink).ok_or_else(|| whole.odd("a worker still writes"))?;
+        let sink = growing.grown()?;
         let name = name.map(str::to_owned);
         blocking(move || {
             for manifest in whole.closure.manifests() {
@@ -230,7 +223,7 @@ impl Client {
         let is_there = |blob: &&Descriptor| !blob.may_be_absent() || !absent.contains(&blob.digest);
         let blobs: Vec<Descriptor> = closure.blobs().filter(is_there).cloned().collect();
         progress.set_total(blobs.iter().map(|blob| blob.size).sum());
-        Ok(Whole { artifact: *artifact, root, closure, blobs })
+        Ok(Whole { root, closure, blobs })
     }
 
     /// The bytes of a manifest, whose digest its reader checks.
@@ -257,20 +250,23 @@ impl Client {
         let ask = Ask { accepts_descriptor, ..self.blob(artifact, &member.digest, member.size) };
         let (mut lease, mut answer) = self.ask(&ask).await?;
         let (digest, progress) = (member.digest, progress.clone());
+        // It lives as long as somebody waits: who was interrupted must not write on.
+        let wanted = Arc::new(());
+        let is_wanted = Arc::downgrade(&wanted);
         if let Some(descriptor) = answer.descriptor.take() {
             lease.connection.collect(answer).await?;
             lease.give_back().await;
             let name = digest.to_string();
             return blocking(move || {
                 let file = ForeignFile::adopt(descriptor, &name)?;
-                take(&mut Counted { from: FromFile { file, at: 0 }, progress })
+                take(&mut Counted { from: FromFile { file, at: 0 }, progress, is_wanted })
             })
             .await;
         }
         let (pieces, coming) = channel(N_PIECES);
         let taking = blocking(move || {
             let from = FromBody { coming, current: Bytes::new(), is_over: false };
-            take(&mut Counted { from, progress })
+            take(&mut Counted { from, progress, is_wanted })
         });
         let feeding = feed(&mut lease.connection, &mut answer, pieces);
         let (taken, fed) = tokio::join!(taking, feeding);
@@ -282,16 +278,31 @@ impl Client {
     }
 }
 
-impl Whole {
-    fn odd(&self, reason: &str) -> Error {
-        Error::Odd { doing: "getting", reason: format!("{}: {reason}", self.artifact) }
+/// A layout that several workers write to. When this is dropped before they are through, because
+/// one failed or the user gave up, its folder goes at once: a worker's thread may take long to
+/// notice.
+struct Growing(Option<Arc<DirSink>>);
+
+impl Growing {
+    fn sink(&self) -> Result<Arc<DirSink>, Error> {
+        self.0.clone().ok_or_else(Growing::odd)
+    }
+
+    /// The sink alone, once no worker has it any more.
+    fn grown(mut self) -> Result<DirSink, Error> {
+        self.0.take().and_then(Arc::into_inner).ok_or_else(Growing::odd)
+    }
+
+    fn odd() -> Error {
+        Error::Odd { doing: "getting", reason: "a worker still writes".to_owned() }
     }
 }
 
-fn next(queue: &std::sync::Mutex<std::vec::IntoIter<Descriptor>>) -> Option<Descriptor> {
-    match queue.lock() {
-        Ok(mut blobs) => blobs.next(),
-        Err(poisoned) => poisoned.into_inner().next(),
+impl Drop for Growing {
+    fn drop(&mut self) {
+        if let Some(sink) = &self.0 {
+            sink.discard();
+        }
     }
 }
 
@@ -326,14 +337,18 @@ fn making(path: String, source: io::Error) -> media::Error {
     }
 }
 
-/// Counts what is read.
+/// Counts what is read, as long as anybody wants it.
 struct Counted<R> {
     from: R,
     progress: Progress,
+    is_wanted: Weak<()>,
 }
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.is_wanted.strong_count() == 0 {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         let n = self.from.read(buf)?;
         self.progress.add_done(n as u64);
         Ok(n)

@@ -18,6 +18,7 @@
 //!
 //! This crate knows the wire and the formats, and nothing of how the store keeps things.
 
+mod bridge;
 pub mod cli;
 mod connection;
 mod get;
@@ -32,3 +33,6 @@ pub use pool::Client;
 pub use problem::Error;
 pub use progress::Progress;
 pub use put::{FileBytes, FileOptions};
+
+#[cfg(test)]
+mod tests;

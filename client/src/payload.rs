@@ -10,6 +10,7 @@ use cas::disk::ForeignFile;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use crate::bridge::apart;
 use crate::progress::Progress;
 
 /// Bytes read at once from a file or stream.
@@ -50,8 +51,7 @@ impl Brings {
             Brings::Range { file, offset, len } => {
                 let (file, offset, len) = (Arc::clone(file), *offset, *len);
                 let (send, pieces) = channel(N_PIECES);
-                let reading =
-                    tokio::task::spawn_blocking(move || read_range(&file, offset, len, &send));
+                let reading = apart(move || read_range(&file, offset, len, &send));
                 (Payload::Pieces { pieces, left: Some(len), is_over: len == 0 }, Some(reading))
             }
             Brings::Stream(stream, progress) => {
@@ -61,7 +61,7 @@ impl Brings {
                 };
                 let progress = progress.clone();
                 let (send, pieces) = channel(N_PIECES);
-                let reading = tokio::task::spawn_blocking(move || match taken {
+                let reading = apart(move || match taken {
                     Some(mut stream) => read_stream(&mut *stream, &progress, &send),
                     None => Err(io::Error::other("the stream was read before")),
                 });

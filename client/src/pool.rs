@@ -105,9 +105,14 @@ impl Client {
         if let Some(connection) = self.shared.take_idle().await {
             let mut lease = Lease { shared: &self.shared, connection, _place: place };
             match lease.connection.ask(ask).await {
-                // The daemon closed it while it was idle, and nothing of the request went out.
-                Err(Error::NeverSent { .. }) if ask.brings.can_repeat() => {
-                    lease.connection = Connection::open(&self.shared.socket).await?;
+                // The daemon closed it while it was idle: nothing of the request went out, or
+                // nobody read it.
+                Err(error) if is_worth_repeating(&error, ask) => {
+                    match Connection::open(&self.shared.socket).await {
+                        Ok(connection) => lease.connection = connection,
+                        // It was not the connection, the daemon is gone.
+                        Err(_) => return Err(error),
+                    }
                 }
                 Err(error) => return Err(lease.failed(error).await),
                 Ok(answer) => return Ok((lease, answer)),
@@ -176,10 +181,19 @@ impl<'a> Lease<'a> {
     }
 }
 
+fn is_worth_repeating(error: &Error, ask: &Ask) -> bool {
+    match error {
+        Error::NeverSent { .. } => ask.brings.can_repeat(),
+        Error::Lost { .. } => ask.brings.can_repeat() && ask.is_idempotent,
+        _ => false,
+    }
+}
+
 /// A request that brings nothing.
 pub(crate) fn plain(doing: &'static str, method: http::Method, path: String) -> Ask {
     Ask {
         doing,
+        is_idempotent: matches!(method, http::Method::GET | http::Method::PUT),
         method,
         path,
         brings: Brings::Nothing,

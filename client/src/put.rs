@@ -10,9 +10,9 @@ use cas::disk::ForeignFile;
 use cas::media::{self, Layout, Part};
 use cas::oci::{Descriptor, Node, Refusal};
 use cas::workspace::Name;
-use tokio::task::JoinSet;
 use wire::{Code, api};
 
+use crate::bridge::{blocking, each};
 use crate::payload::Brings;
 use crate::pool::Client;
 use crate::problem::Error;
@@ -218,27 +218,13 @@ impl Client {
         members: Vec<Member>,
         progress: &Progress,
     ) -> Result<(), Error> {
-        let n_workers = self.n_connections().min(members.len());
-        let queue = Arc::new(std::sync::Mutex::new(members.into_iter()));
-        let mut workers = JoinSet::new();
-        for _ in 0..n_workers {
-            let (client, draft) = (self.clone(), Arc::clone(draft));
-            let (queue, layout) = (Arc::clone(&queue), Arc::clone(&layout));
-            workers.spawn(async move {
-                while let Some(member) = next(&queue) {
-                    client.bring_member(&draft, &layout, member).await?;
-                }
-                Ok(())
-            });
-        }
+        let (client, into) = (self.clone(), Arc::clone(draft));
+        let working = each(self.n_connections(), members, move |member| {
+            let (client, into, layout) = (client.clone(), Arc::clone(&into), Arc::clone(&layout));
+            async move { client.bring_member(&into, &layout, member).await }
+        });
         // It has a connection of its own, and ends with the workers.
         let watching = self.watch(draft, progress);
-        let working = async {
-            while let Some(end) = workers.join_next().await {
-                end.unwrap_or_else(|error| Err(Error::lost("putting", &error)))?;
-            }
-            Ok(())
-        };
         tokio::select! {
             end = working => end,
             () = watching => Ok(()),
@@ -295,13 +281,6 @@ impl Client {
     }
 }
 
-fn next(queue: &std::sync::Mutex<std::vec::IntoIter<Member>>) -> Option<Member> {
-    match queue.lock() {
-        Ok(mut members) => members.next(),
-        Err(poisoned) => poisoned.into_inner().next(),
-    }
-}
-
 /// How the bytes of a part can be brought, the best way first: the daemon refuses descriptors whose
 /// reads could wait for somebody else.
 fn ways(part: &Part) -> Result<Vec<Brings>, Error> {
@@ -331,14 +310,4 @@ fn offset_of(brings: &Brings, part: &Part) -> Option<u64> {
 fn refused_every_way() -> Error {
     let reason = "a body was refused as a descriptor".to_owned();
     Error::Odd { doing: "putting", reason }
-}
-
-/// Runs what touches files away from the threads that move connections.
-pub(crate) async fn blocking<T: Send + 'static>(
-    job: impl FnOnce() -> Result<T, media::Error> + Send + 'static,
-) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(job).await {
-        Ok(end) => Ok(end?),
-        Err(error) => Err(Error::lost("reading files", &error)),
-    }
 }

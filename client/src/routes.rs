@@ -225,7 +225,8 @@ impl Client {
         let ask = plain("putting a file", Method::POST, with_query(self.here("files"), &pairs));
         // How long a stream takes is its writer's business.
         let patience = size.map_or(CHECK_PATIENCE, patience);
-        self.json(Ask { brings, patience, ..ask }).await
+        // The same bytes twice are one artifact.
+        self.json(Ask { brings, patience, is_idempotent: true, ..ask }).await
     }
 
     /// The request for the bytes of one member.

@@ -28,10 +28,7 @@ pub struct Answer {
 enum Content {
     Empty,
     Whole(Bytes),
-    Stream {
-        pieces: Receiver<io::Result<Bytes>>,
-        size: u64,
-    },
+    Stream { pieces: Receiver<io::Result<Bytes>>, size: u64 },
     Descriptor(OwnedFd),
 }
 
@@ -61,50 +58,30 @@ impl Answer {
             tracing::error!(%error, "an answer is no JSON");
             Problem::new(Code::Internal, "the answer could not be written")
         })?;
-        Ok(Answer {
-            status,
-            content_type: Some(JSON),
-            content: Content::Whole(bytes.into()),
-        })
+        Ok(Answer { status, content_type: Some(JSON), content: Content::Whole(bytes.into()) })
     }
 
     /// Plain text.
     pub fn text(text: String) -> Answer {
         let content = Content::Whole(text.into());
-        Answer {
-            status: status::DONE,
-            content_type: Some(TEXT),
-            content,
-        }
+        Answer { status: status::DONE, content_type: Some(TEXT), content }
     }
 
     /// Done, and there is nothing to say.
     pub fn nothing() -> Answer {
-        Answer {
-            status: status::NOTHING,
-            content_type: None,
-            content: Content::Empty,
-        }
+        Answer { status: status::NOTHING, content_type: None, content: Content::Empty }
     }
 
     /// Bytes on their way; an error among them breaks the connection off.
     pub fn stream(pieces: Receiver<io::Result<Bytes>>, size: u64) -> Answer {
         let content = Content::Stream { pieces, size };
-        Answer {
-            status: status::DONE,
-            content_type: Some(OCTETS),
-            content,
-        }
+        Answer { status: status::DONE, content_type: Some(OCTETS), content }
     }
 
     /// A descriptor in place of a body.
     pub fn descriptor(descriptor: OwnedFd) -> Answer {
         let content = Content::Descriptor(descriptor);
-        Answer {
-            status: status::DONE,
-            content_type: None,
-            content,
-        }
+        Answer { status: status::DONE, content_type: None, content }
     }
 
     /// An error.
@@ -148,10 +125,7 @@ impl Answer {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
         if n_descriptors > 0 {
-            headers.insert(
-                HeaderName::from_static(DESCRIPTORS),
-                HeaderValue::from(n_descriptors),
-            );
+            headers.insert(HeaderName::from_static(DESCRIPTORS), HeaderValue::from(n_descriptors));
         }
         response
     }
@@ -166,10 +140,7 @@ pub struct AnswerBody {
 enum Rest {
     Nothing,
     Whole(Bytes),
-    Stream {
-        pieces: Receiver<io::Result<Bytes>>,
-        left: u64,
-    },
+    Stream { pieces: Receiver<io::Result<Bytes>>, left: u64 },
 }
 
 impl Body for AnswerBody {

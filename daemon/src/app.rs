@@ -83,19 +83,14 @@ impl App {
     /// The group that may read this workspace's layouts in place, if one is configured.
     fn group_of(&self, workspace: &Workspace) -> Option<u32> {
         let fits = |p: &crate::policy::Pattern| p.fits(workspace.as_str());
-        let entry = self
-            .config
-            .in_place
-            .iter()
-            .find(|entry| entry.workspaces.iter().any(fits));
+        let entry = self.config.in_place.iter().find(|entry| entry.workspaces.iter().any(fits));
         entry.map(|entry| entry.group.0)
     }
 
     /// Whether the modes of the store's folders let this peer read a layout of the workspace.
     pub fn may_read_in_place(&self, peer: &Peer, workspace: &Workspace) -> bool {
         let group = self.group_of(workspace).unwrap_or(self.own.1);
-        peer.uid()
-            .is_some_and(|uid| uid == 0 || uid == self.own.0 || peer.is_member(group))
+        peer.uid().is_some_and(|uid| uid == 0 || uid == self.own.0 || peer.is_member(group))
     }
 
     /// Gives a workspace's folder to its group, once in the life of the process. Blocking.
@@ -106,26 +101,16 @@ impl App {
         let Some(gid) = self.group_of(workspace) else {
             return Ok(());
         };
-        if self
-            .prepared
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(workspace)
-        {
+        if self.prepared.lock().unwrap_or_else(PoisonError::into_inner).contains(workspace) {
             return Ok(());
         }
         self.store.prepare_workspace(workspace, Some(gid))?;
-        self.prepared
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(workspace.clone());
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(workspace.clone());
         Ok(())
     }
 }
 
 /// Seconds since 1970.
 pub fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

@@ -13,6 +13,7 @@ use wire::stream::Descriptors;
 use wire::{Code, Problem};
 
 use crate::app::App;
+use crate::bridge::Kind;
 use crate::peer::Peer;
 use crate::policy::Right;
 use crate::query::{Query, decode};
@@ -48,46 +49,37 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// The rest of a request whose header was read. The descriptor is taken now, whatever the op
-    /// does: one that is not for this request must not be found by the next.
+    /// A request whose header was read. A descriptor that came with it is taken now, whatever the
+    /// op does: one that is not for this request must not be found by the next.
+    pub fn new(app: Arc<App>, caller: Caller, head: Parts, body: Incoming, record: Record) -> Ask {
+        let descriptor = caller.descriptors.take();
+        Ask { app, caller, head, body, descriptor, record }
+    }
+
+    /// Whether as many descriptors came as the header says.
     ///
     /// # Errors
-    /// The request gets its record back for the answer when its descriptors are not in order.
-    pub fn new(
-        app: Arc<App>,
-        caller: Caller,
-        head: Parts,
-        body: Incoming,
-        record: Record,
-    ) -> Result<Ask, (Problem, Record)> {
-        let descriptor = caller.descriptors.take();
-        let refused = |message| Problem::new(Code::DescriptorRefused, message);
-        match (count(&head.headers, DESCRIPTORS), &descriptor) {
-            (Some(0), None) | (Some(1), Some(_)) => {}
-            (Some(1), None) => {
-                return Err((refused("no descriptor came with the request"), record));
-            }
-            (Some(0), Some(_)) => {
-                return Err((
-                    refused("a descriptor came with a request that announced none"),
-                    record,
-                ));
-            }
-            _ => {
-                return Err((
-                    refused("a request comes with at most one descriptor"),
-                    record,
-                ));
-            }
-        }
-        Ok(Ask {
-            app,
-            caller,
-            head,
-            body,
-            descriptor,
-            record,
-        })
+    /// [`Code::DescriptorRefused`].
+    pub fn check_descriptors(&self) -> Result<(), Problem> {
+        let message = match (count(&self.head.headers, DESCRIPTORS), &self.descriptor) {
+            (Some(0), None) | (Some(1), Some(_)) => return Ok(()),
+            (Some(1), None) => "no descriptor came with the request",
+            (Some(0), Some(_)) => "a descriptor came with a request that announced none",
+            _ => "a request comes with at most one descriptor",
+        };
+        Err(Problem::new(Code::DescriptorRefused, message))
+    }
+
+    /// Runs a blocking job for the peer.
+    ///
+    /// # Errors
+    /// The job's own, [`Code::Busy`], [`Code::Internal`].
+    pub async fn run<T: Send + 'static>(
+        &self,
+        kind: Kind,
+        job: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.app.bridge.run(kind, self.caller.peer.raw_uid(), job).await
     }
 
     /// The segment of the path at a route's n-th `*`.
@@ -140,21 +132,26 @@ impl Ask {
         Query::parse(self.head.uri.query(), known)
     }
 
-    /// Whether the peer may do this with `what` in the workspace.
+    /// Whether the peer may do this with `what` in the workspace, or with the workspace itself.
     ///
     /// # Errors
     /// [`Code::Forbidden`] to a peer that may know of the workspace; to any other the answer that
     /// it would get if nothing were there.
-    pub fn check(&self, right: Right, workspace: &Workspace, what: &str) -> Result<(), Problem> {
-        let rights = self
-            .app
-            .policy
-            .rights(&self.caller.peer, workspace.as_str());
+    pub fn check(
+        &self,
+        right: Right,
+        workspace: &Workspace,
+        what: Option<&str>,
+    ) -> Result<(), Problem> {
+        let rights = self.app.policy.rights(&self.caller.peer, workspace.as_str());
         if rights.has(right) {
             return Ok(());
         }
         if !rights.has(Right::Read) {
-            return Err(refusal::not_found(what, workspace));
+            return Err(match what {
+                Some(what) => refusal::not_found(what, workspace),
+                None => refusal::no_workspace(workspace),
+            });
         }
         let (uid, right) = (self.caller.peer.raw_uid(), right.name());
         Err(Problem::new(
@@ -173,11 +170,8 @@ impl Ask {
             return Ok(());
         }
         let uid = self.caller.peer.raw_uid();
-        Err(Problem::new(
-            Code::Forbidden,
-            format!("uid {uid} may not administer this store"),
-        )
-        .hint("the policy of bonded gives the right \"admin\""))
+        Err(Problem::new(Code::Forbidden, format!("uid {uid} may not administer this store"))
+            .hint("the policy of bonded gives the right \"admin\""))
     }
 
     /// Whether the answer may come as a descriptor.
@@ -185,14 +179,9 @@ impl Ask {
     /// # Errors
     /// [`Code::Usage`] when the header makes no sense.
     pub fn accepts_descriptor(&self) -> Result<bool, Problem> {
-        count(&self.head.headers, ACCEPT_DESCRIPTORS)
-            .map(|n| n > 0)
-            .ok_or_else(|| {
-                Problem::new(
-                    Code::Usage,
-                    format!("{ACCEPT_DESCRIPTORS} is a number, 0 or 1"),
-                )
-            })
+        count(&self.head.headers, ACCEPT_DESCRIPTORS).map(|n| n > 0).ok_or_else(|| {
+            Problem::new(Code::Usage, format!("{ACCEPT_DESCRIPTORS} is a number, 0 or 1"))
+        })
     }
 }
 

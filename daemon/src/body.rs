@@ -19,10 +19,8 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{Instant, timeout_at};
 use wire::{Code, Problem};
 
-use crate::app::App;
 use crate::ask::Ask;
 use crate::bridge::{Kind, ended};
-use crate::record::Record;
 use crate::refusal;
 
 /// Bodies up to this are collected before a job starts.
@@ -59,13 +57,12 @@ where
     F: FnOnce(Source<'_>, Option<u64>) -> Result<T, Problem> + Send + 'static,
 {
     match ask.descriptor.take() {
-        Some(descriptor) => from_file(&ask.app, descriptor, range, job).await,
-        None if range.offset != 0 => Err(Problem::new(
-            Code::Usage,
-            "an offset goes with a descriptor, not with a body",
-        )),
+        Some(descriptor) => from_file(ask, descriptor, range, job).await,
+        None if range.offset != 0 => {
+            Err(Problem::new(Code::Usage, "an offset goes with a descriptor, not with a body"))
+        }
         None => {
-            let brought = from_body(&ask.app, &mut ask.body, &ask.record, range.size, job).await;
+            let brought = from_body(ask, range.size, job).await;
             if brought.is_err() {
                 drain(&mut ask.body).await;
             }
@@ -75,7 +72,7 @@ where
 }
 
 async fn from_file<T, F>(
-    app: &App,
+    ask: &Ask,
     descriptor: std::os::fd::OwnedFd,
     range: Range,
     job: F,
@@ -86,69 +83,52 @@ where
 {
     // Even to look at it can take for ever, on a filesystem that its owner serves.
     let look = move || {
-        let refused = |text: String| Problem::new(Code::DescriptorRefused, text);
-        let file = ForeignFile::from_descriptor(descriptor).map_err(|e| refused(e.to_string()))?;
-        let stat = file.stat().map_err(|e| refused(e.to_string()))?;
+        let file = ForeignFile::from_descriptor(descriptor).map_err(|e| refusal::descriptor(&e))?;
+        let stat = file
+            .stat()
+            .map_err(|e| Problem::new(Code::DescriptorRefused, format!("the descriptor: {e}")))?;
         Ok((file, stat.size))
     };
-    let (file, total) = app.bridge.run(Kind::Probe, look).await?;
+    let (file, total) = ask.run(Kind::Probe, look).await?;
     let len = range.size.unwrap_or(total.saturating_sub(range.offset));
-    let kind = if len <= SMALL_FILE {
-        Kind::Short
-    } else {
-        Kind::Hashing
-    };
+    let kind = if len <= SMALL_FILE { Kind::Short } else { Kind::Hashing };
     let read = move || {
-        let source = Source::Range {
-            file: &file,
-            offset: range.offset,
-            len,
-        };
+        let source = Source::Range { file: &file, offset: range.offset, len };
         job(source, Some(len))
     };
-    app.bridge.run(kind, read).await
+    ask.run(kind, read).await
 }
 
-async fn from_body<T, F>(
-    app: &App,
-    body: &mut Incoming,
-    record: &Record,
-    size: Option<u64>,
-    job: F,
-) -> Result<T, Problem>
+async fn from_body<T, F>(ask: &mut Ask, size: Option<u64>, job: F) -> Result<T, Problem>
 where
     T: Send + 'static,
     F: FnOnce(Source<'_>, Option<u64>) -> Result<T, Problem> + Send + 'static,
 {
-    let announced = body.size_hint().exact();
+    let announced = ask.body.size_hint().exact();
     let size = size.or(announced);
-    let stall = app.config.timeouts.stall.0;
+    let stall = ask.app.config.timeouts.stall.0;
     let mut start = Bytes::new();
     if announced.is_none_or(|n| n <= SHORT as u64) {
-        let (bytes, is_whole) = collect(body, SHORT, stall).await?;
-        record.came_in(bytes.len() as u64);
+        let (bytes, is_whole) = collect(&mut ask.body, SHORT, stall).await?;
+        ask.record.came_in(bytes.len() as u64);
         if is_whole {
             let read = move || job(Source::Stream(&mut bytes.reader()), size);
-            return app.bridge.run(Kind::Short, read).await;
+            return ask.run(Kind::Short, read).await;
         }
         start = bytes;
-    } else if let Some(bytes) = first(body, stall).await? {
-        record.came_in(bytes.len() as u64);
+    } else if let Some(bytes) = first(&mut ask.body, stall).await? {
+        ask.record.came_in(bytes.len() as u64);
         start = bytes;
     }
 
     // The place first: whoever waits for one must not fill memory meanwhile.
-    let place = app.bridge.place(Kind::Streaming).await?;
+    let place = ask.app.bridge.place(Kind::Receiving, ask.caller.peer.raw_uid()).await?;
     let (pieces, coming) = channel(N_PIECES);
     let mut running = place.start(move || {
-        let mut reader = Pieces {
-            coming,
-            current: start,
-            is_over: false,
-        };
+        let mut reader = Pieces { coming, current: start, is_over: false };
         job(Source::Stream(&mut reader), size)
     });
-    let feeding = feed(app, body, record, pieces);
+    let feeding = feed(ask, pieces);
     tokio::select! {
         biased;
         end = &mut running => return ended(end),
@@ -158,8 +138,10 @@ where
 }
 
 /// Passes the body on until it ends, fails, stalls, or nobody wants it any more.
-async fn feed(app: &App, body: &mut Incoming, record: &Record, pieces: Sender<Piece>) {
-    let patience = || match app.bridge.is_crowded() {
+async fn feed(ask: &mut Ask, pieces: Sender<Piece>) {
+    let Ask { app, caller, body, record, .. } = ask;
+    let uid = caller.peer.raw_uid();
+    let patience = || match app.bridge.is_crowded(uid) {
         true => app.config.timeouts.stall.0.min(STALL_WHEN_CROWDED),
         false => app.config.timeouts.stall.0,
     };
@@ -280,10 +262,7 @@ pub async fn json<T: DeserializeOwned>(ask: &mut Ask) -> Result<T, Problem> {
     ask.record.came_in(bytes.len() as u64);
     if !is_whole {
         drain(&mut ask.body).await;
-        return Err(Problem::new(
-            Code::Usage,
-            format!("the body has more than {SHORT} bytes"),
-        ));
+        return Err(Problem::new(Code::Usage, format!("the body has more than {SHORT} bytes")));
     }
     serde_json::from_slice(&bytes)
         .map_err(|error| Problem::new(Code::Usage, format!("the body makes no sense: {error}")))
@@ -329,7 +308,5 @@ impl Read for Pieces {
 /// # Errors
 /// [`Code::DigestInvalid`], [`Code::DigestUnsupported`].
 pub fn digest(text: Option<&str>) -> Result<Option<cas::digest::Digest>, Problem> {
-    text.map(str::parse)
-        .transpose()
-        .map_err(|error| refusal::digest(&error))
+    text.map(str::parse).transpose().map_err(|error| refusal::digest(&error))
 }

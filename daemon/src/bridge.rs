@@ -3,10 +3,12 @@
 //!
 //! Every job needs a place first. There are kinds of places because jobs wait for different
 //! things: the processor, a client's pace, a client's filesystem. A kind that is full never keeps
-//! another one waiting.
+//! another one waiting, and of the places that a client can hold by doing nothing one uid gets at
+//! most half.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,8 +24,10 @@ pub enum Kind {
     Short,
     /// The processor and the disk: large blobs hashed.
     Hashing,
-    /// A client that sends or takes a long body.
-    Streaming,
+    /// A client that sends a long body.
+    Receiving,
+    /// A client that takes a body.
+    Sending,
     /// The filesystem that a client's descriptor lives on, which may be one that never answers.
     Probe,
 }
@@ -33,22 +37,35 @@ pub enum Kind {
 pub struct Bridge {
     short: Places,
     hashing: Places,
-    streaming: Places,
+    receiving: Places,
+    sending: Places,
     probe: Places,
     patience: Duration,
 }
 
 #[derive(Debug)]
 struct Places {
+    all: Queue,
+    total: usize,
+    /// How many of them one uid may have.
+    per_uid: usize,
+    /// The uids that have some, or wait.
+    shares: Mutex<HashMap<u32, Weak<Queue>>>,
+}
+
+/// A number of places and those who wait for one.
+#[derive(Debug)]
+struct Queue {
     free: Arc<Semaphore>,
-    total: u32,
     n_waiting: AtomicUsize,
 }
 
 /// A place for one job.
 #[derive(Debug)]
 pub struct Place {
-    _permit: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
+    _of_share: OwnedSemaphorePermit,
+    _share: Arc<Queue>,
 }
 
 const N_PROBES: usize = 4;
@@ -58,38 +75,52 @@ impl Bridge {
     /// The places that the configuration allows.
     pub fn new(config: &Config) -> Bridge {
         let limits = &config.limits;
+        let half = |total: usize| total.div_ceil(2);
         Bridge {
-            short: Places::new(limits.short_jobs),
-            hashing: Places::new(hashing_jobs(config)),
-            streaming: Places::new(limits.streaming_jobs),
-            probe: Places::new(N_PROBES),
+            short: Places::new(limits.short_jobs, limits.short_jobs),
+            hashing: Places::new(hashing_jobs(config), hashing_jobs(config)),
+            receiving: Places::new(limits.receiving_jobs, half(limits.receiving_jobs)),
+            sending: Places::new(limits.sending_jobs, half(limits.sending_jobs)),
+            probe: Places::new(N_PROBES, half(N_PROBES)),
             patience: config.timeouts.queue.0,
         }
     }
 
     /// How many threads all jobs at once need.
     pub fn n_threads(config: &Config) -> usize {
-        config.limits.short_jobs + hashing_jobs(config) + config.limits.streaming_jobs + N_PROBES
+        let limits = &config.limits;
+        let at_a_clients_pace = limits.receiving_jobs + limits.sending_jobs + N_PROBES;
+        limits.short_jobs + hashing_jobs(config) + at_a_clients_pace
     }
 
-    /// Waits for a place.
+    fn places(&self, kind: Kind) -> &Places {
+        match kind {
+            Kind::Short => &self.short,
+            Kind::Hashing => &self.hashing,
+            Kind::Receiving => &self.receiving,
+            Kind::Sending => &self.sending,
+            Kind::Probe => &self.probe,
+        }
+    }
+
+    /// Waits for a place for this uid.
     ///
     /// # Errors
     /// [`Code::Busy`] when none came free in time.
-    pub async fn place(&self, kind: Kind) -> Result<Place, Problem> {
-        let (places, patience) = match kind {
-            Kind::Short => (&self.short, self.patience),
-            Kind::Hashing => (&self.hashing, self.patience),
-            Kind::Streaming => (&self.streaming, self.patience),
-            Kind::Probe => (&self.probe, PROBE_PATIENCE),
+    pub async fn place(&self, kind: Kind, uid: u32) -> Result<Place, Problem> {
+        let patience = match kind {
+            Kind::Probe => PROBE_PATIENCE,
+            Kind::Short | Kind::Hashing | Kind::Receiving | Kind::Sending => self.patience,
         };
-        if let Ok(permit) = places.free.clone().try_acquire_owned() {
-            return Ok(Place { _permit: permit });
-        }
-        let _waiting = Waiting::new(&places.n_waiting);
-        match tokio::time::timeout(patience, places.free.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Place { _permit: permit }),
-            Ok(Err(_)) | Err(_) => {
+        let places = self.places(kind);
+        let share = places.share(uid);
+        let wait = async {
+            let of_share = share.permit().await?;
+            Some((of_share, places.all.permit().await?))
+        };
+        match tokio::time::timeout(patience, wait).await {
+            Ok(Some((_of_share, _place))) => Ok(Place { _place, _of_share, _share: share }),
+            Ok(None) | Err(_) => {
                 Err(Problem::new(Code::Busy, "too many requests are waiting")
                     .hint("try again later"))
             }
@@ -103,22 +134,24 @@ impl Bridge {
     pub async fn run<T: Send + 'static>(
         &self,
         kind: Kind,
+        uid: u32,
         job: impl FnOnce() -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        let place = self.place(kind).await?;
+        let place = self.place(kind, uid).await?;
         ended(place.start(job).await)
     }
 
-    /// Whether somebody waits to stream: then whoever stalls gets less time.
-    pub fn is_crowded(&self) -> bool {
-        self.streaming.n_waiting.load(Ordering::Relaxed) > 0
+    /// Whether somebody waits for a place that this uid holds: then whoever stalls gets less time.
+    pub fn is_crowded(&self, uid: u32) -> bool {
+        [&self.receiving, &self.sending].into_iter().any(|places| places.is_crowded(uid))
     }
 
     /// Waits until no job runs any more, for so long at most; says whether it came to that.
     pub async fn quiet(&self, patience: Duration) -> bool {
         let all = async {
-            for places in [&self.short, &self.hashing, &self.streaming] {
-                let _ = places.free.acquire_many(places.total).await;
+            for places in [&self.short, &self.hashing, &self.receiving, &self.sending] {
+                let total = u32::try_from(places.total).unwrap_or(u32::MAX);
+                let _ = places.all.free.acquire_many(total).await;
             }
         };
         tokio::time::timeout(patience, all).await.is_ok()
@@ -146,10 +179,8 @@ impl Place {
 pub fn ended<T>(end: Result<Result<T, Problem>, tokio::task::JoinError>) -> Result<T, Problem> {
     end.unwrap_or_else(|error| {
         tracing::error!(%error, "a job died");
-        Err(
-            Problem::new(Code::Internal, "something went wrong inside bonded")
-                .hint("the log of bonded says more"),
-        )
+        Err(Problem::new(Code::Internal, "something went wrong inside bonded")
+            .hint("the log of bonded says more"))
     })
 }
 
@@ -161,12 +192,45 @@ fn hashing_jobs(config: &Config) -> usize {
 }
 
 impl Places {
-    fn new(total: usize) -> Places {
-        Places {
-            free: Arc::new(Semaphore::new(total)),
-            total: u32::try_from(total).unwrap_or(u32::MAX),
-            n_waiting: AtomicUsize::new(0),
+    fn new(total: usize, per_uid: usize) -> Places {
+        Places { all: Queue::new(total), total, per_uid, shares: Mutex::default() }
+    }
+
+    /// The share of a uid, for as long as anybody holds it.
+    fn share(&self, uid: u32) -> Arc<Queue> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = shares.get(&uid).and_then(Weak::upgrade) {
+            return share;
         }
+        shares.retain(|_, share| share.strong_count() > 0);
+        let share = Arc::new(Queue::new(self.per_uid));
+        shares.insert(uid, Arc::downgrade(&share));
+        share
+    }
+
+    fn is_crowded(&self, uid: u32) -> bool {
+        let shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = shares.get(&uid).and_then(Weak::upgrade);
+        share.is_some_and(|share| share.is_waited_for() || self.all.is_waited_for())
+    }
+}
+
+impl Queue {
+    fn new(total: usize) -> Queue {
+        Queue { free: Arc::new(Semaphore::new(total)), n_waiting: AtomicUsize::new(0) }
+    }
+
+    /// Waits for one; `None` never comes, because no semaphore here is ever closed.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = self.free.clone().try_acquire_owned() {
+            return Some(permit);
+        }
+        let _waiting = Waiting::new(&self.n_waiting);
+        self.free.clone().acquire_owned().await.ok()
+    }
+
+    fn is_waited_for(&self) -> bool {
+        self.n_waiting.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -183,5 +247,49 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bridge() -> Bridge {
+        let mut config = Config::default();
+        config.limits.receiving_jobs = 4;
+        config.timeouts.queue.0 = Duration::from_millis(50);
+        Bridge::new(&config)
+    }
+
+    #[tokio::test]
+    async fn one_uid_gets_at_most_half_of_what_can_be_held_by_doing_nothing() {
+        let bridge = bridge();
+        let first = bridge.place(Kind::Receiving, 1).await.expect("a place");
+        let _second = bridge.place(Kind::Receiving, 1).await.expect("a place");
+        assert!(!bridge.is_crowded(1));
+        let third = async {
+            let refused = bridge.place(Kind::Receiving, 1).await.expect_err("no place");
+            assert_eq!(refused.code, Code::Busy);
+        };
+        let look = async {
+            tokio::task::yield_now().await;
+            assert!(bridge.is_crowded(1), "uid 1 waits for itself");
+            assert!(!bridge.is_crowded(2), "and nobody else has to hurry");
+            let _other = bridge.place(Kind::Receiving, 2).await.expect("a place");
+        };
+        tokio::join!(third, look);
+        drop(first);
+        bridge.place(Kind::Receiving, 1).await.expect("the place that came free");
+        bridge.place(Kind::Sending, 1).await.expect("another kind");
+    }
+
+    #[tokio::test]
+    async fn a_job_that_dies_is_an_error_and_leaves_its_place() {
+        let bridge = bridge();
+        for _ in 0..40 {
+            let died = bridge.run(Kind::Short, 1, || -> Result<(), Problem> { panic!("oh") }).await;
+            assert_eq!(died.map_err(|problem| problem.code), Err(Code::Internal));
+        }
+        assert!(bridge.quiet(Duration::from_millis(50)).await);
     }
 }

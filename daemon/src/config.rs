@@ -85,8 +85,10 @@ pub struct Limits {
     pub drafts_per_uid: usize,
     /// Jobs at once that hash large blobs; 0 is one for each core.
     pub hashing_jobs: usize,
-    /// Jobs at once that go at a client's pace: long bodies in or out.
-    pub streaming_jobs: usize,
+    /// Long bodies at once that come in, at their client's pace.
+    pub receiving_jobs: usize,
+    /// Bodies at once that go out, at their client's pace.
+    pub sending_jobs: usize,
     /// Jobs at once that are short.
     pub short_jobs: usize,
 }
@@ -154,10 +156,7 @@ impl Config {
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let file = path.display().to_string();
         // The store's files go through `cas::disk`; this one belongs to the keeper.
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "the configuration is no file of the store"
-        )]
+        #[allow(clippy::disallowed_methods, reason = "the configuration is no file of the store")]
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
             file: file.clone(),
             line: None,
@@ -179,9 +178,7 @@ impl Config {
             at(file, text, place_of(text, table, name), &reason).keyed(key)
         })?;
         for rule in &config.policy {
-            rule.get_ref()
-                .check()
-                .map_err(|reason| at(file, text, Some(rule.span()), &reason))?;
+            rule.get_ref().check().map_err(|reason| at(file, text, Some(rule.span()), &reason))?;
         }
         Ok(config)
     }
@@ -194,7 +191,8 @@ impl Config {
             ("limits.connections", limits.connections),
             ("limits.connections_per_uid", limits.connections_per_uid),
             ("limits.drafts_per_uid", limits.drafts_per_uid),
-            ("limits.streaming_jobs", limits.streaming_jobs),
+            ("limits.receiving_jobs", limits.receiving_jobs),
+            ("limits.sending_jobs", limits.sending_jobs),
             ("limits.short_jobs", limits.short_jobs),
         ];
         for (key, value) in at_least_one {
@@ -205,7 +203,8 @@ impl Config {
         let most = [
             ("limits.depth", limits.depth, 64),
             ("limits.hashing_jobs", limits.hashing_jobs, 256),
-            ("limits.streaming_jobs", limits.streaming_jobs, 1024),
+            ("limits.receiving_jobs", limits.receiving_jobs, 1024),
+            ("limits.sending_jobs", limits.sending_jobs, 1024),
             ("limits.short_jobs", limits.short_jobs, 1024),
             ("limits.header_fields", limits.header_fields, 1000),
         ];
@@ -215,19 +214,9 @@ impl Config {
             }
         }
         let sizes = [
-            (
-                "limits.manifest_size",
-                limits.manifest_size,
-                1 << 10,
-                64 << 20,
-            ),
+            ("limits.manifest_size", limits.manifest_size, 1 << 10, 64 << 20),
             ("limits.header_size", limits.header_size, 8 << 10, 1 << 20),
-            (
-                "store.index_cache",
-                self.store.index_cache,
-                1 << 20,
-                1 << 40,
-            ),
+            ("store.index_cache", self.store.index_cache, 1 << 20, 1 << 40),
         ];
         for (key, Size(bytes), least, most) in sizes {
             if !(least..=most).contains(&bytes) {
@@ -246,16 +235,8 @@ impl Config {
                 return Err((key, "must be longer than nothing".to_owned()));
             }
         }
-        if self
-            .socket
-            .path
-            .as_deref()
-            .is_some_and(crate::socket::is_abstract)
-        {
-            return Err((
-                "socket.path",
-                "abstract sockets are not listened on".to_owned(),
-            ));
+        if self.socket.path.as_deref().is_some_and(crate::socket::is_abstract) {
+            return Err(("socket.path", "abstract sockets are not listened on".to_owned()));
         }
         Ok(())
     }
@@ -283,11 +264,7 @@ impl Default for StoreSection {
 
 impl Default for SocketSection {
     fn default() -> SocketSection {
-        SocketSection {
-            path: None,
-            mode: Mode(0o660),
-            group: None,
-        }
+        SocketSection { path: None, mode: Mode(0o660), group: None }
     }
 }
 
@@ -304,7 +281,8 @@ impl Default for Limits {
             connections_per_uid: 128,
             drafts_per_uid: 64,
             hashing_jobs: 0,
-            streaming_jobs: 8,
+            receiving_jobs: 6,
+            sending_jobs: 16,
             short_jobs: 16,
         }
     }
@@ -327,10 +305,7 @@ impl Default for Timeouts {
 
 impl Default for LogSection {
     fn default() -> LogSection {
-        LogSection {
-            format: LogFormat::Text,
-            level: "info".to_owned(),
-        }
+        LogSection { format: LogFormat::Text, level: "info".to_owned() }
     }
 }
 
@@ -346,9 +321,7 @@ impl<'de> Deserialize<'de> for GroupId {
             Either::Number(gid) => return Ok(GroupId(gid)),
             Either::Name(name) => name,
         };
-        crate::peer::group_of_name(&name)
-            .map(GroupId)
-            .map_err(serde::de::Error::custom)
+        crate::peer::group_of_name(&name).map(GroupId).map_err(serde::de::Error::custom)
     }
 }
 
@@ -357,12 +330,7 @@ impl<'de> Deserialize<'de> for GroupId {
 impl ConfigError {
     /// An error of the command line, or of what it and the file make together.
     pub fn elsewhere(key: &str, reason: impl Into<String>) -> ConfigError {
-        ConfigError {
-            file: String::new(),
-            line: None,
-            key: key.to_owned(),
-            reason: reason.into(),
-        }
+        ConfigError { file: String::new(), line: None, key: key.to_owned(), reason: reason.into() }
     }
 
     fn keyed(mut self, key: &str) -> ConfigError {
@@ -401,14 +369,7 @@ fn at(file: &str, text: &str, place: Option<Range<usize>>, reason: &str) -> Conf
 fn key_at(text: &str, offset: usize) -> String {
     let end = text[offset..].find('\n').map_or(text.len(), |n| offset + n);
     let table_of = |line: &str| {
-        Some(
-            line.strip_prefix('[')?
-                .split(']')
-                .next()?
-                .trim_matches('[')
-                .trim()
-                .to_owned(),
-        )
+        Some(line.strip_prefix('[')?.split(']').next()?.trim_matches('[').trim().to_owned())
     };
     let mut key = None;
     for line in text[..end].lines().rev().map(str::trim) {
@@ -429,12 +390,7 @@ fn place_of(text: &str, table: &str, name: &str) -> Option<Range<usize>> {
         let trimmed = line.trim();
         if trimmed.starts_with('[') {
             inside = trimmed.trim_matches(['[', ']', ' ']) == table;
-        } else if inside
-            && trimmed
-                .split('=')
-                .next()
-                .is_some_and(|key| key.trim() == name)
-        {
+        } else if inside && trimmed.split('=').next().is_some_and(|key| key.trim() == name) {
             return Some(offset..offset + line.len());
         }
         offset += line.len();
@@ -447,9 +403,7 @@ mod tests {
     use super::*;
 
     fn refusal(text: &str) -> String {
-        Config::parse("bonded.toml", text)
-            .expect_err(text)
-            .to_string()
+        Config::parse("bonded.toml", text).expect_err(text).to_string()
     }
 
     #[test]
@@ -459,53 +413,30 @@ mod tests {
         let all: String = EXAMPLE
             .lines()
             .map(|line| {
-                line.strip_prefix('#')
-                    .filter(|l| l.starts_with(|c: char| c != ' '))
-                    .unwrap_or(line)
+                line.strip_prefix('#').filter(|l| l.starts_with(|c: char| c != ' ')).unwrap_or(line)
             })
             .flat_map(|line| [line, "\n"])
             .collect();
-        let all = all
-            .replace("\"bonded\"", "\"root\"")
-            .replace("\"ci\"", "\"root\"");
+        let all = all.replace("\"bonded\"", "\"root\"").replace("\"ci\"", "\"root\"");
         let full: toml::Table = toml::from_str(&all).expect("the example with all its keys");
-        assert!(
-            Config::parse("all", &all).is_ok(),
-            "{:?}",
-            Config::parse("all", &all)
-        );
+        assert!(Config::parse("all", &all).is_ok(), "{:?}", Config::parse("all", &all));
         // What the debug print of the structures calls a field, the example must hold as a key.
         let known = format!("{:?}", Config::default());
         let keys: Vec<String> = full
             .values()
             .flat_map(|v| v.as_table().cloned().into_iter().flatten().map(|(k, _)| k))
             .collect();
-        for field in known
-            .split([' ', '{'])
-            .filter_map(|word| word.strip_suffix(':'))
-        {
-            assert!(
-                full.contains_key(field) || keys.iter().any(|k| k == field),
-                "{field}"
-            );
+        for field in known.split([' ', '{']).filter_map(|word| word.strip_suffix(':')) {
+            assert!(full.contains_key(field) || keys.iter().any(|k| k == field), "{field}");
         }
     }
 
     #[test]
     fn errors_name_the_line_and_the_key() {
         let cases = [
-            (
-                "[limits]\ndepht = 3\n",
-                "bonded.toml:2: limits.depht: unknown field",
-            ),
-            (
-                "[limits]\n\ndepth = \"x\"\n",
-                "bonded.toml:3: limits.depth: invalid type",
-            ),
-            (
-                "[limits]\n# a\ndepth = 0\n",
-                "bonded.toml:3: limits.depth: must be at least 1",
-            ),
+            ("[limits]\ndepht = 3\n", "bonded.toml:2: limits.depht: unknown field"),
+            ("[limits]\n\ndepth = \"x\"\n", "bonded.toml:3: limits.depth: invalid type"),
+            ("[limits]\n# a\ndepth = 0\n", "bonded.toml:3: limits.depth: must be at least 1"),
             (
                 "[limits]\nmanifest_size = \"4 MB\"\n",
                 "bonded.toml:2: limits.manifest_size: a size is",
@@ -514,22 +445,10 @@ mod tests {
                 "[limits]\nmanifest_size = 7\n",
                 "bonded.toml:2: limits.manifest_size: must be between",
             ),
-            (
-                "[timeouts]\nstall = \"0s\"\n",
-                "bonded.toml:2: timeouts.stall: must be longer",
-            ),
-            (
-                "[socket]\nmode = \"rw\"\n",
-                "bonded.toml:2: socket.mode: a mode is",
-            ),
-            (
-                "[socket]\npath = \"@bonded\"\n",
-                "bonded.toml:2: socket.path: abstract",
-            ),
-            (
-                "[socket]\ngroup = \"no-such-group\"\n",
-                "bonded.toml:2: socket.group: ",
-            ),
+            ("[timeouts]\nstall = \"0s\"\n", "bonded.toml:2: timeouts.stall: must be longer"),
+            ("[socket]\nmode = \"rw\"\n", "bonded.toml:2: socket.mode: a mode is"),
+            ("[socket]\npath = \"@bonded\"\n", "bonded.toml:2: socket.path: abstract"),
+            ("[socket]\ngroup = \"no-such-group\"\n", "bonded.toml:2: socket.group: "),
             ("[storr]\n", "bonded.toml:1: storr: unknown field"),
             ("[limits\n", "bonded.toml:1: "),
             (
@@ -547,10 +466,7 @@ mod tests {
         ];
         for (text, expected) in cases {
             let got = refusal(text);
-            assert!(
-                got.starts_with(expected),
-                "{text:?}\n     got {got}\nexpected {expected}"
-            );
+            assert!(got.starts_with(expected), "{text:?}\n     got {got}\nexpected {expected}");
         }
     }
 }

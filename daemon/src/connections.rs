@@ -182,22 +182,8 @@ impl Connections {
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let pulse = Arc::new(Pulse::new());
-        open.insert(
-            id,
-            Open {
-                uid,
-                pulse: pulse.clone(),
-                is_leaving: false,
-            },
-        );
-        Some((
-            Seat {
-                connections: self.clone(),
-                id,
-                pulse,
-            },
-            gives_way.is_some(),
-        ))
+        open.insert(id, Open { uid, pulse: pulse.clone(), is_leaving: false });
+        Some((Seat { connections: self.clone(), id, pulse }, gives_way.is_some()))
     }
 
     /// No code panics while it holds the lock.
@@ -212,10 +198,7 @@ fn most_frequent(open: &HashMap<u64, Open>) -> Option<u32> {
     for one in open.values().filter(|o| !o.is_leaving) {
         *counts.entry(one.uid).or_default() += 1;
     }
-    counts
-        .into_iter()
-        .max_by_key(|(_, n)| *n)
-        .map(|(uid, _)| uid)
+    counts.into_iter().max_by_key(|(_, n)| *n).map(|(uid, _)| uid)
 }
 
 /// The connection of this uid that can go first.
@@ -226,11 +209,7 @@ fn idlest(open: &HashMap<u64, Open>, uid: u32) -> Option<u64> {
         .min_by_key(|(id, o)| {
             let was_useful = o.pulse.n_requests.load(Ordering::Relaxed) > 0;
             let idle_since = o.pulse.idle_since.load(Ordering::Relaxed);
-            (
-                was_useful,
-                o.pulse.born + Duration::from_millis(idle_since),
-                **id,
-            )
+            (was_useful, o.pulse.born + Duration::from_millis(idle_since), **id)
         })
         .map(|(id, _)| *id)
 }
@@ -290,10 +269,8 @@ mod tests {
     #[test]
     fn at_the_total_limit_the_largest_crowd_gives_way() {
         let all = connections(3, 3);
-        let seats: Vec<Seat> = [1, 1, 2]
-            .iter()
-            .map(|uid| all.sit(*uid).expect("a seat").0)
-            .collect();
+        let seats: Vec<Seat> =
+            [1, 1, 2].iter().map(|uid| all.sit(*uid).expect("a seat").0).collect();
         let (_new, gave_way) = all.sit(3).expect("a seat");
         assert!(gave_way);
         assert!(all.lock()[&seats[0].id()].is_leaving);

@@ -57,38 +57,24 @@ impl Drafts {
         self.room(&self.lock(), uid)
     }
 
-    /// Keeps a draft and names it.
+    /// Keeps a draft and names it. Blocking: a draft that is not kept ends here.
     ///
     /// # Errors
-    /// [`Code::Busy`] when the uid has as many as it may, and the draft back, whose end takes
-    /// the disk some time.
+    /// [`Code::Busy`] when the uid has as many as it may.
     pub fn keep(
         &self,
         uid: u32,
         workspace: Workspace,
         connection: u64,
         draft: Draft,
-    ) -> Result<String, (Problem, Draft)> {
-        let id = match new_id() {
-            Ok(id) => id,
-            Err(problem) => return Err((problem, draft)),
-        };
+    ) -> Result<String, Problem> {
+        let id = new_id()?;
+        let draft = Arc::new(draft);
         let mut open = self.lock();
-        if let Err(problem) = self.room(&open, uid) {
-            return Err((problem, draft));
-        }
-        let (draft, used) = (Arc::new(draft), Instant::now());
+        self.room(&open, uid)?;
         let connections = HashSet::from([connection]);
-        open.insert(
-            id.clone(),
-            Open {
-                draft,
-                uid,
-                workspace,
-                used,
-                connections,
-            },
-        );
+        let used = Instant::now();
+        open.insert(id.clone(), Open { draft, uid, workspace, used, connections });
         Ok(id)
     }
 
@@ -98,16 +84,10 @@ impl Drafts {
     /// [`Code::NotFound`].
     pub fn find(&self, id: &str, uid: u32, connection: u64) -> Result<Found, Problem> {
         let mut open = self.lock();
-        let one = open
-            .get_mut(id)
-            .filter(|one| one.uid == uid)
-            .ok_or_else(|| unknown(id))?;
+        let one = open.get_mut(id).filter(|one| one.uid == uid).ok_or_else(|| unknown(id))?;
         one.used = Instant::now();
         one.connections.insert(connection);
-        Ok(Found {
-            draft: one.draft.clone(),
-            workspace: one.workspace.clone(),
-        })
+        Ok(Found { draft: one.draft.clone(), workspace: one.workspace.clone() })
     }
 
     /// Takes a draft out, to seal or to drop it.
@@ -121,30 +101,12 @@ impl Drafts {
             open.insert(id.to_owned(), one);
             return Err(unknown(id));
         }
-        let Open {
-            draft,
-            uid,
-            workspace,
-            used,
-            connections,
-        } = one;
+        let Open { draft, uid, workspace, used, connections } = one;
         match Arc::try_unwrap(draft) {
             Ok(draft) => Ok((draft, workspace)),
             Err(draft) => {
-                open.insert(
-                    id.to_owned(),
-                    Open {
-                        draft,
-                        uid,
-                        workspace,
-                        used,
-                        connections,
-                    },
-                );
-                Err(Problem::new(
-                    Code::Busy,
-                    "a blob is still being taken into this draft",
-                ))
+                open.insert(id.to_owned(), Open { draft, uid, workspace, used, connections });
+                Err(Problem::new(Code::Busy, "a blob is still being taken into this draft"))
             }
         }
     }
@@ -163,22 +125,12 @@ impl Drafts {
     pub fn expired(&self) -> Vec<Arc<Draft>> {
         let mut open = self.lock();
         let is_over = |one: &Open| {
-            let most = if one.connections.is_empty() {
-                self.abandoned
-            } else {
-                self.idle
-            };
+            let most = if one.connections.is_empty() { self.abandoned } else { self.idle };
             Arc::strong_count(&one.draft) == 1 && one.used.elapsed() > most
         };
-        let over: Vec<String> = open
-            .iter()
-            .filter(|(_, one)| is_over(one))
-            .map(|(id, _)| id.clone())
-            .collect();
-        over.iter()
-            .filter_map(|id| open.remove(id))
-            .map(|one| one.draft)
-            .collect()
+        let over: Vec<String> =
+            open.iter().filter(|(_, one)| is_over(one)).map(|(id, _)| id.clone()).collect();
+        over.iter().filter_map(|id| open.remove(id)).map(|one| one.draft).collect()
     }
 
     /// Takes out all of them.

@@ -51,26 +51,14 @@ impl Log {
                 move || write_out(&lines, &n_dropped)
             })
             .map_err(|e| format!("the log's thread: {e}"))?;
-        let writer = Queue {
-            queue: queue.clone(),
-            n_dropped,
-        };
-        let lines = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(writer);
+        let writer = Queue { queue: queue.clone(), n_dropped };
+        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
         match format {
             LogFormat::Text => lines.with_ansi(false).try_init(),
-            LogFormat::Json => lines
-                .json()
-                .flatten_event(true)
-                .with_current_span(false)
-                .try_init(),
+            LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
         }
         .map_err(|e| e.to_string())?;
-        Ok(Log {
-            queue,
-            thread: Some(thread),
-        })
+        Ok(Log { queue, thread: Some(thread) })
     }
 }
 
@@ -101,10 +89,7 @@ fn write_out(lines: &Receiver<Line>, n_dropped: &AtomicU64) {
         }
         match n_dropped.swap(0, Ordering::Relaxed) {
             0 => {}
-            n => drop(writeln!(
-                out,
-                "{n} lines of the log were dropped: standard error is slow"
-            )),
+            n => drop(writeln!(out, "{n} lines of the log were dropped: standard error is slow")),
         }
         let _ = out.flush();
     }

@@ -74,10 +74,7 @@ impl End {
     }
 
     fn all() -> impl Iterator<Item = End> {
-        Code::ALL
-            .iter()
-            .map(|code| End::Failed(*code))
-            .chain([End::Done, End::CutOff])
+        Code::ALL.iter().map(|code| End::Failed(*code)).chain([End::Done, End::CutOff])
     }
 }
 
@@ -101,9 +98,7 @@ impl Metrics {
             connections_evicted: AtomicU64::new(0),
             gc_blobs: AtomicU64::new(0),
             gc_bytes: AtomicU64::new(0),
-            started: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |d| d.as_secs()),
+            started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         }
     }
 
@@ -117,8 +112,7 @@ impl Metrics {
         }
         let place = BUCKETS_MS.iter().position(|most| milliseconds <= *most);
         self.seconds[place.unwrap_or(BUCKETS_MS.len())].fetch_add(1, Ordering::Relaxed);
-        self.milliseconds_sum
-            .fetch_add(milliseconds, Ordering::Relaxed);
+        self.milliseconds_sum.fetch_add(milliseconds, Ordering::Relaxed);
         self.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
         self.bytes_out.fetch_add(bytes_out, Ordering::Relaxed);
     }
@@ -127,8 +121,7 @@ impl Metrics {
     pub fn put(&self, receipt: &cas::Receipt) {
         let n_new = receipt.n_written + receipt.n_healed + receipt.absent.len() as u64;
         self.written.fetch_add(receipt.n_written, Ordering::Relaxed);
-        self.present
-            .fetch_add(receipt.n_blobs.saturating_sub(n_new), Ordering::Relaxed);
+        self.present.fetch_add(receipt.n_blobs.saturating_sub(n_new), Ordering::Relaxed);
         self.healed(receipt.n_healed);
     }
 
@@ -141,12 +134,7 @@ impl Metrics {
     pub fn text(&self, n_drafts: usize, free: Option<u64>) -> String {
         let mut text = String::with_capacity(8 << 10);
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        head(
-            &mut text,
-            "bonded_requests_total",
-            "counter",
-            "Requests by op and how they ended.",
-        );
+        head(&mut text, "bonded_requests_total", "counter", "Requests by op and how they ended.");
         for (op, ends) in Op::ALL.iter().zip(&self.requests) {
             for (end, count) in End::all().zip(ends).map(|(end, n)| (end, get(n))) {
                 if count > 0 {
@@ -160,69 +148,29 @@ impl Metrics {
             }
         }
         let name = "bonded_request_seconds";
-        head(
-            &mut text,
-            name,
-            "histogram",
-            "From a request's header to the end of its answer.",
-        );
+        head(&mut text, name, "histogram", "From a request's header to the end of its answer.");
         let mut so_far = 0;
         for (most, count) in BUCKETS_MS.iter().zip(&self.seconds) {
             so_far += get(count);
-            line(
-                &mut text,
-                &format!("{name}_bucket{{le=\"{}\"}}", seconds(*most)),
-                so_far,
-            );
+            line(&mut text, &format!("{name}_bucket{{le=\"{}\"}}", seconds(*most)), so_far);
         }
         so_far += get(&self.seconds[BUCKETS_MS.len()]);
         line(&mut text, &format!("{name}_bucket{{le=\"+Inf\"}}"), so_far);
-        line(
-            &mut text,
-            &format!("{name}_sum"),
-            seconds(get(&self.milliseconds_sum)),
-        );
+        line(&mut text, &format!("{name}_sum"), seconds(get(&self.milliseconds_sum)));
         line(&mut text, &format!("{name}_count"), so_far);
 
         let name = "bonded_blobs_total";
-        head(
-            &mut text,
-            name,
-            "counter",
-            "Blobs of artifacts put, by what became of them.",
-        );
-        for (outcome, count) in [
-            ("written", &self.written),
-            ("present", &self.present),
-            ("healed", &self.healed),
-        ] {
-            line(
-                &mut text,
-                &format!("{name}{{outcome=\"{outcome}\"}}"),
-                get(count),
-            );
+        head(&mut text, name, "counter", "Blobs of artifacts put, by what became of them.");
+        for (outcome, count) in
+            [("written", &self.written), ("present", &self.present), ("healed", &self.healed)]
+        {
+            line(&mut text, &format!("{name}{{outcome=\"{outcome}\"}}"), get(count));
         }
         let counters = [
-            (
-                "bonded_body_bytes_in_total",
-                "Bytes of bodies that came in.",
-                &self.bytes_in,
-            ),
-            (
-                "bonded_body_bytes_out_total",
-                "Bytes of bodies that went out.",
-                &self.bytes_out,
-            ),
-            (
-                "bonded_corrupt_total",
-                "Requests that found damage in the store.",
-                &self.corrupt,
-            ),
-            (
-                "bonded_connections_total",
-                "Connections accepted.",
-                &self.connections,
-            ),
+            ("bonded_body_bytes_in_total", "Bytes of bodies that came in.", &self.bytes_in),
+            ("bonded_body_bytes_out_total", "Bytes of bodies that went out.", &self.bytes_out),
+            ("bonded_corrupt_total", "Requests that found damage in the store.", &self.corrupt),
+            ("bonded_connections_total", "Connections accepted.", &self.connections),
             (
                 "bonded_connections_refused_total",
                 "Connections turned away at a limit.",
@@ -233,33 +181,17 @@ impl Metrics {
                 "Idle connections closed to make room.",
                 &self.connections_evicted,
             ),
-            (
-                "bonded_gc_blobs_total",
-                "Blobs deleted by gc.",
-                &self.gc_blobs,
-            ),
-            (
-                "bonded_gc_freed_bytes_total",
-                "Bytes freed by gc.",
-                &self.gc_bytes,
-            ),
+            ("bonded_gc_blobs_total", "Blobs deleted by gc.", &self.gc_blobs),
+            ("bonded_gc_freed_bytes_total", "Bytes freed by gc.", &self.gc_bytes),
         ];
         for (name, help, counter) in counters {
             head(&mut text, name, "counter", help);
             line(&mut text, name, get(counter));
         }
         let gauges = [
-            (
-                "bonded_connections",
-                "Connections open now.",
-                Some(get(&self.connections_open)),
-            ),
+            ("bonded_connections", "Connections open now.", Some(get(&self.connections_open))),
             ("bonded_drafts", "Drafts open now.", Some(n_drafts as u64)),
-            (
-                "bonded_store_free_bytes",
-                "Free bytes on the store's filesystem.",
-                free,
-            ),
+            ("bonded_store_free_bytes", "Free bytes on the store's filesystem.", free),
             (
                 "process_start_time_seconds",
                 "When the process started, in seconds since 1970.",
@@ -305,11 +237,7 @@ mod tests {
         metrics.request(Op::Check, End::Done, 3, 0, 10);
         metrics.request(Op::Check, End::Failed(Code::Corrupt), 70_000, 0, 0);
         metrics.request(Op::Blob, End::CutOff, 1, 0, 5);
-        metrics.put(&cas::Receipt {
-            n_healed: 1,
-            n_blobs: 3,
-            ..Default::default()
-        });
+        metrics.put(&cas::Receipt { n_healed: 1, n_blobs: 3, ..Default::default() });
         let text = metrics.text(2, None);
         for expected in [
             "bonded_requests_total{op=\"check\",code=\"ok\"} 1",
@@ -324,19 +252,14 @@ mod tests {
             "bonded_blobs_total{outcome=\"present\"} 2",
             "bonded_drafts 2",
         ] {
-            assert!(
-                text.lines().any(|line| line == expected),
-                "{expected}\n{text}"
-            );
+            assert!(text.lines().any(|line| line == expected), "{expected}\n{text}");
         }
         // Every series has a type, and every line is a comment or a name and a number.
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let (series, value) = line.rsplit_once(' ').expect(line);
             assert!(value.parse::<f64>().is_ok(), "{line}");
             let name = series.split('{').next().expect(line);
-            let family = ["_bucket", "_sum", "_count"]
-                .iter()
-                .find_map(|s| name.strip_suffix(s));
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s));
             let typed = |name: &str| text.contains(&format!("# TYPE {name} "));
             assert!(typed(name) || family.is_some_and(typed), "{line}");
         }

@@ -21,12 +21,7 @@ pub struct Peer {
 impl Peer {
     /// A peer from its numbers; `overflow` is what the kernel shows for a uid that it cannot show.
     pub fn new(uid: u32, gid: u32, groups: Vec<u32>, overflow: u32) -> Peer {
-        Peer {
-            uid,
-            gid,
-            groups,
-            is_nobody: uid == overflow,
-        }
+        Peer { uid, gid, groups, is_nobody: uid == overflow }
     }
 
     /// Asks the kernel who connected this socket.
@@ -36,12 +31,7 @@ impl Peer {
     pub fn of(socket: &impl AsFd, overflow: u32) -> io::Result<Peer> {
         let credentials = getsockopt(socket, sockopt::PeerCredentials)?;
         let groups = groups_of(socket)?;
-        Ok(Peer::new(
-            credentials.uid(),
-            credentials.gid(),
-            groups,
-            overflow,
-        ))
+        Ok(Peer::new(credentials.uid(), credentials.gid(), groups, overflow))
     }
 
     /// The uid to grant something to; `None` for nobody.
@@ -62,14 +52,9 @@ impl Peer {
 
 /// What the kernel shows for a uid that has no number in our user namespace.
 pub fn overflow_uid() -> u32 {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "a number of the kernel, no file of the store"
-    )]
+    #[allow(clippy::disallowed_methods, reason = "a number of the kernel, no file of the store")]
     let text = std::fs::read_to_string("/proc/sys/kernel/overflowuid");
-    text.ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(65534)
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(65534)
 }
 
 /// The number of a group.
@@ -80,18 +65,13 @@ pub fn group_of_name(name: &str) -> Result<u32, String> {
     match Group::from_name(name) {
         Ok(Some(group)) => Ok(group.gid.as_raw()),
         Ok(None) => Err(format!("there is no group {name:?} on this machine")),
-        Err(error) => Err(format!(
-            "the group {name:?} could not be looked up: {error}"
-        )),
+        Err(error) => Err(format!("the group {name:?} could not be looked up: {error}")),
     }
 }
 
 /// `SO_PEERGROUPS`: all supplementary groups at the time of the connect. nix 0.31 has no such
 /// option, and its helpers for options of its users know only values of a fixed size.
-#[allow(
-    unsafe_code,
-    reason = "getsockopt with a length that only the kernel knows"
-)]
+#[allow(unsafe_code, reason = "getsockopt with a length that only the kernel knows")]
 fn groups_of(socket: &impl AsFd) -> io::Result<Vec<u32>> {
     use nix::libc;
     use std::os::fd::AsRawFd;
@@ -133,11 +113,8 @@ mod tests {
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let peer = Peer::of(&ours, overflow_uid()).expect("credentials");
         assert_eq!(peer.raw_uid(), nix::unistd::Uid::effective().as_raw());
-        let mut expected: Vec<u32> = nix::unistd::getgroups()
-            .expect("groups")
-            .iter()
-            .map(|g| g.as_raw())
-            .collect();
+        let mut expected: Vec<u32> =
+            nix::unistd::getgroups().expect("groups").iter().map(|g| g.as_raw()).collect();
         let mut groups = peer.groups.clone();
         expected.sort_unstable();
         groups.sort_unstable();

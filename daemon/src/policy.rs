@@ -94,11 +94,7 @@ impl Rights {
 
     /// Their names.
     pub fn names(self) -> Vec<String> {
-        Right::ALL
-            .into_iter()
-            .filter(|r| self.has(*r))
-            .map(|r| r.name().to_owned())
-            .collect()
+        Right::ALL.into_iter().filter(|r| self.has(*r)).map(|r| r.name().to_owned()).collect()
     }
 }
 
@@ -132,15 +128,11 @@ impl RuleText {
         }
         if self.may.contains(&Right::Admin) && !self.workspaces.iter().any(|w| w.0 == "*") {
             return Err(
-                "\"admin\" is for the whole house: it needs workspaces = [\"*\"]".to_owned(),
+                "\"admin\" is for the whole house: it needs workspaces = [\"*\"]".to_owned()
             );
         }
         let may = self.may.iter().copied().collect();
-        Ok(Rule {
-            who,
-            workspaces: self.workspaces.clone(),
-            may,
-        })
+        Ok(Rule { who, workspaces: self.workspaces.clone(), may })
     }
 }
 
@@ -197,10 +189,7 @@ impl Policy {
     /// # Errors
     /// What is wrong with the first bad rule.
     pub fn new<'a>(rules: impl IntoIterator<Item = &'a RuleText>) -> Result<Policy, String> {
-        let mut rules = rules
-            .into_iter()
-            .map(RuleText::compile)
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut rules = rules.into_iter().map(RuleText::compile).collect::<Result<Vec<_>, _>>()?;
         if rules.is_empty() {
             let all = |uid| Rule {
                 who: Who::Uid(uid),
@@ -215,11 +204,7 @@ impl Policy {
     /// What the peer may do in this workspace.
     pub fn rights(&self, peer: &Peer, workspace: &str) -> Rights {
         self.rules_of(peer)
-            .filter(|rule| {
-                rule.workspaces
-                    .iter()
-                    .any(|pattern| pattern.fits(workspace))
-            })
+            .filter(|rule| rule.workspaces.iter().any(|pattern| pattern.fits(workspace)))
             .fold(Rights::default(), |rights, rule| rights.and(rule.may))
     }
 
@@ -280,11 +265,7 @@ mod tests {
             ("a*ab*b", "aab", false),
         ];
         for (pattern, workspace, fits) in cases {
-            assert_eq!(
-                Pattern(pattern.to_owned()).fits(workspace),
-                fits,
-                "{pattern} {workspace}"
-            );
+            assert_eq!(Pattern(pattern.to_owned()).fits(workspace), fits, "{pattern} {workspace}");
         }
     }
 

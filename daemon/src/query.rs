@@ -20,11 +20,7 @@ impl Query {
     /// [`Code::Usage`] for what is no UTF-8, comes twice, or is none of `known`.
     pub fn parse(text: Option<&str>, known: &[&str]) -> Result<Query, Problem> {
         let mut pairs = Vec::new();
-        for pair in text
-            .unwrap_or_default()
-            .split('&')
-            .filter(|pair| !pair.is_empty())
-        {
+        for pair in text.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (key, value) = (decode(key)?, decode(value)?);
             if !known.contains(&&*key) {
@@ -40,10 +36,7 @@ impl Query {
 
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(k, _)| k == key)
-            .map(|(_, value)| value.as_str())
+        self.0.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 
     /// The value of a key that must be there.
@@ -51,8 +44,7 @@ impl Query {
     /// # Errors
     /// [`Code::Usage`].
     pub fn need(&self, key: &str) -> Result<&str, Problem> {
-        self.get(key)
-            .ok_or_else(|| usage(format!("the query lacks {key:?}")))
+        self.get(key).ok_or_else(|| usage(format!("the query lacks {key:?}")))
     }
 
     /// The value of a key, parsed.
@@ -65,9 +57,7 @@ impl Query {
         };
         match text.parse() {
             Ok(value) => Ok(Some(value)),
-            Err(_) => Err(usage(format!(
-                "{key}={text:.80} in the query makes no sense"
-            ))),
+            Err(_) => Err(usage(format!("{key}={text:.80} in the query makes no sense"))),
         }
     }
 }

@@ -84,9 +84,7 @@ impl Drop for Record {
         let bytes_in = self.bytes_in.load(Ordering::Relaxed);
         let took = self.started.elapsed();
         let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        self.app
-            .metrics
-            .request(self.op, self.end, milliseconds, bytes_in, self.bytes_out);
+        self.app.metrics.request(self.op, self.end, milliseconds, bytes_in, self.bytes_out);
 
         let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         macro_rules! line {

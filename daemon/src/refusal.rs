@@ -6,6 +6,7 @@
 use std::io;
 
 use cas::digest::{Digest, ParseError};
+use cas::disk::ForeignError;
 use cas::oci::Refusal;
 use cas::workspace::{NameError, Workspace};
 use wire::{Code, Problem};
@@ -21,10 +22,7 @@ pub fn problem(error: cas::Error) -> Problem {
         E::Refused(refusal) => refused(refusal),
         E::Name(error) => name(&error),
         E::NotFound { what } => Problem::new(Code::NotFound, format!("{what} is not in the store")),
-        E::Ambiguous {
-            reference,
-            candidates,
-        } => {
+        E::Ambiguous { reference, candidates } => {
             let message = format!("{reference} fits {} artifacts", candidates.len());
             let mut problem = Problem::new(Code::Ambiguous, message)
                 .hint("say which one, by its digest or a longer part of it");
@@ -38,43 +36,28 @@ pub fn problem(error: cas::Error) -> Problem {
                 n => format!("; and {n} more"),
             };
             let message = format!("{artifact} is damaged: {}{more}", shown.join("; "));
-            let mut problem = Problem::new(Code::Corrupt, message)
-                .about(artifact)
-                .hint(HEAL_HINT);
-            problem.files = damages
-                .into_iter()
-                .take(1000)
-                .map(|damage| damage.file)
-                .collect();
+            let mut problem = Problem::new(Code::Corrupt, message).about(artifact).hint(HEAL_HINT);
+            problem.files = damages.into_iter().take(1000).map(|damage| damage.file).collect();
             problem
         }
         E::SourceRead { source } => source_read(&source),
-        E::SourceChanged { what } => Problem::new(
-            Code::SourceChanged,
-            format!("{what} changed while it was read"),
-        )
-        .hint("put it again when nothing writes to it any more"),
+        E::SourceChanged { what } => {
+            Problem::new(Code::SourceChanged, format!("{what} changed while it was read"))
+                .hint("put it again when nothing writes to it any more")
+        }
         E::Full => {
             tracing::warn!("a put was refused: the disk is full");
             Problem::new(Code::DiskFull, "the store's disk is full")
                 .hint("retire what is no longer needed and run `bond gc`")
         }
-        E::Quota { limit } => Problem::new(
-            Code::Quota,
-            format!("the workspace's quota of {limit} bytes is used up"),
-        )
-        .hint("retire what the workspace no longer needs"),
-        E::Disk {
-            doing,
-            path,
-            source,
-        } => {
+        E::Quota { limit } => {
+            Problem::new(Code::Quota, format!("the workspace's quota of {limit} bytes is used up"))
+                .hint("retire what the workspace no longer needs")
+        }
+        E::Disk { doing, path, source } => {
             tracing::error!(%path, error = %source, "{doing} failed");
-            Problem::new(
-                Code::StoreIo,
-                format!("the store's disk failed: {}", source.kind()),
-            )
-            .hint("the log of bonded says more")
+            Problem::new(Code::StoreIo, format!("the store's disk failed: {}", source.kind()))
+                .hint("the log of bonded says more")
         }
         E::Locked { holder } => {
             Problem::new(Code::Locked, format!("the store is held by {holder}"))
@@ -92,32 +75,24 @@ pub fn refused(refusal: Refusal) -> Problem {
     let (code, digest, hint) = match refusal {
         R::Mismatch { claimed, .. } => (Code::Mismatch, claimed, None),
         R::WrongSize { digest, .. } => (Code::WrongSize, digest, None),
-        R::Missing { digest, .. } => (
-            Code::Missing,
-            digest,
-            Some("everything that the root reaches must be brought"),
-        ),
+        R::Missing { digest, .. } => {
+            (Code::Missing, digest, Some("everything that the root reaches must be brought"))
+        }
         R::MediaType { digest, .. } => (Code::MediaType, digest, None),
         R::BothKinds { digest } => (Code::BothKinds, digest, None),
         R::Malformed { digest, .. } => (Code::ManifestInvalid, digest, None),
         R::TrailingBytes { digest } => (Code::TrailingBytes, digest, None),
         R::Digest { document, error } => (of_digest(&error), document, None),
-        R::TooLarge { digest, .. } => (
-            Code::ManifestTooLarge,
-            digest,
-            Some("limits.manifest_size of bonded sets the limit"),
-        ),
-        R::TooDeep { digest, .. } => (
-            Code::TooDeep,
-            digest,
-            Some("limits.depth of bonded sets the limit"),
-        ),
+        R::TooLarge { digest, .. } => {
+            (Code::ManifestTooLarge, digest, Some("limits.manifest_size of bonded sets the limit"))
+        }
+        R::TooDeep { digest, .. } => {
+            (Code::TooDeep, digest, Some("limits.depth of bonded sets the limit"))
+        }
         R::Cycle { digest } => (Code::Cycle, digest, None),
-        R::TooManyEntries { root, .. } => (
-            Code::TooManyEntries,
-            root,
-            Some("limits.entries of bonded sets the limit"),
-        ),
+        R::TooManyEntries { root, .. } => {
+            (Code::TooManyEntries, root, Some("limits.entries of bonded sets the limit"))
+        }
     };
     let problem = Problem::new(code, message).about(digest);
     match hint {
@@ -146,10 +121,21 @@ fn of_digest(error: &ParseError) -> Code {
 /// Something is not in a workspace, or the peer may not know of it: both read the same.
 pub fn not_found(what: &str, workspace: &Workspace) -> Problem {
     let what: String = what.chars().take(200).collect();
-    Problem::new(
-        Code::NotFound,
-        format!("{what} is not in the workspace {workspace}"),
-    )
+    Problem::new(Code::NotFound, format!("{what} is not in the workspace {workspace}"))
+}
+
+/// A workspace is not there, or the peer may not know of it.
+pub fn no_workspace(workspace: &Workspace) -> Problem {
+    Problem::new(Code::NotFound, format!("there is no workspace {workspace}"))
+}
+
+/// A descriptor that is not read.
+pub fn descriptor(error: &ForeignError) -> Problem {
+    let problem = Problem::new(Code::DescriptorRefused, error.to_string());
+    match error {
+        ForeignError::Network { .. } => problem.hint("send the bytes in a body instead"),
+        _ => problem,
+    }
 }
 
 /// An error of the store about `what` in a workspace.
@@ -167,10 +153,7 @@ fn source_read(source: &io::Error) -> Problem {
         io::ErrorKind::UnexpectedEof => {
             Problem::new(Code::WrongSize, "there are fewer bytes than were announced")
         }
-        _ => Problem::new(
-            Code::LocalIo,
-            format!("reading what was brought failed: {source}"),
-        ),
+        _ => Problem::new(Code::LocalIo, format!("reading what was brought failed: {source}")),
     }
 }
 
@@ -183,11 +166,7 @@ mod tests {
     fn no_message_tells_a_path_of_the_store() {
         let path = RelPath::new("blobs").join("secret");
         let source = io::Error::from_raw_os_error(5);
-        let told = problem(cas::Error::Disk {
-            doing: "reading",
-            path,
-            source,
-        });
+        let told = problem(cas::Error::Disk { doing: "reading", path, source });
         assert_eq!(told.code, Code::StoreIo);
         assert!(!format!("{told:?}").contains("secret"), "{told:?}");
     }
@@ -195,13 +174,8 @@ mod tests {
     #[test]
     fn what_is_absent_and_what_is_hidden_read_the_same() {
         let workspace: Workspace = "ci-1".parse().expect("a workspace");
-        let absent = cas::Error::NotFound {
-            what: "something else".to_owned(),
-        };
-        assert_eq!(
-            inside(absent, "app:1", &workspace),
-            not_found("app:1", &workspace)
-        );
+        let absent = cas::Error::NotFound { what: "something else".to_owned() };
+        assert_eq!(inside(absent, "app:1", &workspace), not_found("app:1", &workspace));
     }
 
     #[test]

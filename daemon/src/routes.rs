@@ -57,16 +57,8 @@ static ROUTES: [Route; 18] = [
     route(Method::GET, "/v1/workspaces/*/refs", Op::Refs),
     route(Method::GET, "/v1/workspaces/*/artifacts", Op::Artifacts),
     route(Method::GET, "/v1/workspaces/*/artifacts/*", Op::Artifact),
-    route(
-        Method::POST,
-        "/v1/workspaces/*/artifacts/*/check",
-        Op::Check,
-    ),
-    route(
-        Method::GET,
-        "/v1/workspaces/*/artifacts/*/blobs/*",
-        Op::Blob,
-    ),
+    route(Method::POST, "/v1/workspaces/*/artifacts/*/check", Op::Check),
+    route(Method::GET, "/v1/workspaces/*/artifacts/*/blobs/*", Op::Blob),
     route(Method::DELETE, "/v1/workspaces/*/artifacts/*", Op::Retire),
     route(Method::GET, "/v1/workspaces/*/holders/*", Op::Holders),
 ];
@@ -122,10 +114,7 @@ impl Op {
 
     /// Whether it is asked again and again by machines, and not worth a line in the log.
     pub fn is_routine(self) -> bool {
-        matches!(
-            self,
-            Op::Health | Op::Metrics | Op::Status | Op::DraftProgress
-        )
+        matches!(self, Op::Health | Op::Metrics | Op::Status | Op::DraftProgress)
     }
 }
 
@@ -194,13 +183,7 @@ mod tests {
                 let path = rest.split(['?', '`', '[']).next()?;
                 let form: Vec<&str> = path
                     .split('/')
-                    .map(|s| {
-                        if matches!(s, "W" | "ID" | "DIGEST") {
-                            "*"
-                        } else {
-                            s
-                        }
-                    })
+                    .map(|s| if matches!(s, "W" | "ID" | "DIGEST") { "*" } else { s })
                     .collect();
                 Some((method.to_owned(), form.join("/")))
             })
@@ -214,19 +197,10 @@ mod tests {
 
     #[test]
     fn segments_are_captured_in_order() {
-        let (op, captures) = find(
-            &Method::GET,
-            "/v1/workspaces/w/artifacts/sha256:a/blobs/sha256:b",
-        );
+        let (op, captures) =
+            find(&Method::GET, "/v1/workspaces/w/artifacts/sha256:a/blobs/sha256:b");
         assert_eq!((op, captures), (Op::Blob, ["w", "sha256:a", "sha256:b"]));
-        for path in [
-            "",
-            "/",
-            "/v1",
-            "/v1/health/",
-            "/v1/workspaces//drafts",
-            "/v1/drafts/a/b",
-        ] {
+        for path in ["", "/", "/v1", "/v1/health/", "/v1/workspaces//drafts", "/v1/drafts/a/b"] {
             assert_eq!(find(&Method::GET, path).0, Op::Unknown, "{path}");
         }
         assert_eq!(find(&Method::POST, "/v1/health").0, Op::Unknown);

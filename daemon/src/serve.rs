@@ -49,6 +49,7 @@ pub async fn serve(app: Arc<App>, listener: UnixListener, stop: impl Future<Outp
     let turning_away = Arc::new(Semaphore::new(N_TURNED_AWAY));
     let mut sweep = interval(SWEEP.min(app.config.timeouts.draft_abandoned.0.max(TICK_LEAST)));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let own = nix::unistd::Uid::effective().as_raw();
     let mut stop = pin!(stop);
     loop {
         tokio::select! {
@@ -69,7 +70,7 @@ pub async fn serve(app: Arc<App>, listener: UnixListener, stop: impl Future<Outp
                     tracing::info!(n_drafts = expired.len(), "drafts were given up");
                     let app = app.clone();
                     spawn(&mut tasks, async move {
-                        let _ = app.bridge.run(Kind::Short, move || { drop(expired); Ok(()) }).await;
+                        let _ = app.bridge.run(Kind::Short, own, move || { drop(expired); Ok(()) }).await;
                     });
                 }
             }
@@ -113,23 +114,13 @@ fn accept(
     match app.connections.sit(peer.raw_uid()) {
         Some((seat, gave_way)) => {
             if gave_way {
-                app.metrics
-                    .connections_evicted
-                    .fetch_add(1, Ordering::Relaxed);
+                app.metrics.connections_evicted.fetch_add(1, Ordering::Relaxed);
             }
-            spawn(
-                tasks,
-                connection(app.clone(), stream, seat, peer, told.clone()),
-            );
+            spawn(tasks, connection(app.clone(), stream, seat, peer, told.clone()));
         }
         None => {
-            app.metrics
-                .connections_refused
-                .fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(
-                uid = peer.raw_uid(),
-                "a connection was turned away: too many"
-            );
+            app.metrics.connections_refused.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(uid = peer.raw_uid(), "a connection was turned away: too many");
             if let Ok(permit) = turning_away.clone().try_acquire_owned() {
                 spawn(tasks, async move {
                     let _permit = permit;
@@ -225,7 +216,7 @@ async fn connection(
                 http.as_mut().graceful_shutdown();
             }
             _ = clock.tick() => {
-                let stall = match app.bridge.is_crowded() {
+                let stall = match app.bridge.is_crowded(caller.peer.raw_uid()) {
                     true => times.stall.0.min(STALL_WHEN_CROWDED),
                     false => times.stall.0,
                 };
@@ -258,19 +249,13 @@ struct OpenConnection {
 impl OpenConnection {
     fn new(app: &Arc<App>, seat: Seat) -> OpenConnection {
         app.metrics.connections_open.fetch_add(1, Ordering::Relaxed);
-        OpenConnection {
-            app: app.clone(),
-            seat,
-        }
+        OpenConnection { app: app.clone(), seat }
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.app
-            .metrics
-            .connections_open
-            .fetch_sub(1, Ordering::Relaxed);
+        self.app.metrics.connections_open.fetch_sub(1, Ordering::Relaxed);
         self.app.drafts.hang_up(self.seat.id());
     }
 }
@@ -285,13 +270,9 @@ async fn answer(
 ) -> Result<http::Response<crate::answer::AnswerBody>, Infallible> {
     let descriptors = caller.descriptors.clone();
     let (head, body) = request.into_parts();
-    let (outcome, mut record) = match Ask::new(app, caller, head, body, record) {
-        Err((problem, record)) => (Err(problem), record),
-        Ok(mut ask) => {
-            let outcome = ops::run(op, &mut ask).await;
-            (outcome, ask.record)
-        }
-    };
+    let mut ask = Ask::new(app, caller, head, body, record);
+    let outcome = ops::run(op, &mut ask).await;
+    let mut record = ask.record;
     let answer = match outcome {
         Ok(answer) => {
             record.close(End::Done);

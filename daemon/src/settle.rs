@@ -28,10 +28,7 @@ pub fn settle(args: &Args) -> Result<Settled, ConfigError> {
     }
     if let Some(socket) = &args.socket {
         if crate::socket::is_abstract(socket) {
-            return Err(ConfigError::elsewhere(
-                "--socket",
-                "abstract sockets are not listened on",
-            ));
+            return Err(ConfigError::elsewhere("--socket", "abstract sockets are not listened on"));
         }
         config.socket.path = Some(socket.clone());
     }
@@ -42,10 +39,7 @@ pub fn settle(args: &Args) -> Result<Settled, ConfigError> {
         let reason = "name the store's folder with --store or in the configuration";
         return Err(ConfigError::elsewhere("store.path", reason));
     };
-    Ok(Settled {
-        config,
-        store: absolute(&store),
-    })
+    Ok(Settled { config, store: absolute(&store) })
 }
 
 /// `resolve` answers with absolute paths, so a relative one is completed once, at the start.

@@ -92,10 +92,7 @@ impl Listening {
         if address.as_pathname().is_none() {
             return Err(system(io::Error::other("it has no path")));
         }
-        Ok(Some(Listening {
-            listener,
-            own: None,
-        }))
+        Ok(Some(Listening { listener, own: None }))
     }
 
     /// Makes a socket at `path`. One that is there already is taken away when nobody answers on it.
@@ -104,17 +101,10 @@ impl Listening {
     /// Which step failed.
     pub fn bind(path: &Path, mode: u32, group: Option<u32>) -> Result<Listening, SocketError> {
         let shown = path.display().to_string();
-        let refused = |reason| SocketError::Path {
-            path: shown.clone(),
-            reason,
-        };
+        let refused = |reason| SocketError::Path { path: shown.clone(), reason };
         let system = |doing| {
             let path = shown.clone();
-            move |source: nix::Error| SocketError::System {
-                path,
-                doing,
-                source: source.into(),
-            }
+            move |source: nix::Error| SocketError::System { path, doing, source: source.into() }
         };
         if is_abstract(path) {
             return Err(refused("abstract sockets are not listened on"));
@@ -139,10 +129,7 @@ impl Listening {
         match made {
             Ok(file) => Ok(Listening {
                 listener: UnixListener::from(fd),
-                own: Some(Own {
-                    path: path.to_owned(),
-                    file,
-                }),
+                own: Some(Own { path: path.to_owned(), file }),
             }),
             Err((doing, source)) => {
                 let _ = unlink(&temporary);
@@ -186,13 +173,8 @@ fn finish(
             .map_err(|e| ("giving it to the group", e))?;
     }
     let mode = Mode::from_bits_truncate(mode);
-    fchmodat(
-        nix::fcntl::AT_FDCWD,
-        temporary,
-        mode,
-        FchmodatFlags::FollowSymlink,
-    )
-    .map_err(|e| ("setting its mode", e))?;
+    fchmodat(nix::fcntl::AT_FDCWD, temporary, mode, FchmodatFlags::FollowSymlink)
+        .map_err(|e| ("setting its mode", e))?;
     let backlog = Backlog::new(BACKLOG).map_err(|e| ("listening", e))?;
     listen(fd, backlog).map_err(|e| ("listening", e))?;
     let stat = lstat(temporary).map_err(|e| ("looking at it", e))?;
@@ -207,24 +189,15 @@ fn make_way(path: &Path, shown: &str) -> Result<(), SocketError> {
     let Ok(stat) = lstat(path) else { return Ok(()) };
     if SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) != SFlag::S_IFSOCK {
         let reason = "something that is no socket is there";
-        return Err(SocketError::Path {
-            path: shown.to_owned(),
-            reason,
-        });
+        return Err(SocketError::Path { path: shown.to_owned(), reason });
     }
     match UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Ok(_) => Err(SocketError::InUse {
-            path: shown.to_owned(),
-        }),
+        Ok(_) => Err(SocketError::InUse { path: shown.to_owned() }),
         Err(source) => {
             let (path, doing) = (shown.to_owned(), "asking whether somebody listens there");
-            Err(SocketError::System {
-                path,
-                doing,
-                source,
-            })
+            Err(SocketError::System { path, doing, source })
         }
     }
 }
@@ -265,10 +238,7 @@ mod tests {
         let path = folder.path().join("s");
         let first = Listening::bind(&path, 0o600, None).expect("bound");
         let second = Listening::bind(&path, 0o600, None);
-        assert!(
-            matches!(second, Err(SocketError::InUse { .. })),
-            "{second:?}"
-        );
+        assert!(matches!(second, Err(SocketError::InUse { .. })), "{second:?}");
 
         // A daemon that was killed leaves its socket behind.
         let stale = folder.path().join("stale");
@@ -280,10 +250,7 @@ mod tests {
 
         nix::unistd::mkdir(&path, Mode::S_IRWXU).expect("mkdir");
         let refused = Listening::bind(&path, 0o600, None);
-        assert!(
-            matches!(refused, Err(SocketError::Path { .. })),
-            "{refused:?}"
-        );
+        assert!(matches!(refused, Err(SocketError::Path { .. })), "{refused:?}");
     }
 
     #[test]
@@ -302,10 +269,7 @@ mod tests {
     fn abstract_and_overlong_paths_are_refused() {
         for path in ["", "@bonded", "\0bonded", &"x".repeat(108)] {
             let refused = Listening::bind(Path::new(path), 0o600, None);
-            assert!(
-                matches!(refused, Err(SocketError::Path { .. })),
-                "{path:?}: {refused:?}"
-            );
+            assert!(matches!(refused, Err(SocketError::Path { .. })), "{path:?}: {refused:?}");
         }
     }
 }

@@ -57,29 +57,11 @@ mod tests {
     #[test]
     fn every_code_is_an_error_and_blames_the_right_side() {
         use Code::*;
-        let ours = [
-            Internal,
-            Unreachable,
-            Busy,
-            Corrupt,
-            StoreIo,
-            DiskFull,
-            Quota,
-            Locked,
-            Config,
-        ];
+        let ours = [Internal, Unreachable, Busy, Corrupt, StoreIo, DiskFull, Quota, Locked, Config];
         for code in Code::ALL {
             let status = of(*code);
-            assert_eq!(
-                status.is_server_error(),
-                ours.contains(code),
-                "{code:?} is {status}"
-            );
-            assert_eq!(
-                status.is_client_error(),
-                !ours.contains(code),
-                "{code:?} is {status}"
-            );
+            assert_eq!(status.is_server_error(), ours.contains(code), "{code:?} is {status}");
+            assert_eq!(status.is_client_error(), !ours.contains(code), "{code:?} is {status}");
         }
     }
 }

@@ -19,13 +19,8 @@ pub struct Span(pub Duration);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mode(pub u32);
 
-const SIZES: [(&str, u64); 5] = [
-    ("B", 1),
-    ("KiB", 1 << 10),
-    ("MiB", 1 << 20),
-    ("GiB", 1 << 30),
-    ("TiB", 1 << 40),
-];
+const SIZES: [(&str, u64); 5] =
+    [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
 const SPANS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
 
 /// The number in front of one of these units, multiplied by what the unit stands for.
@@ -76,9 +71,7 @@ impl<'de> Deserialize<'de> for Size {
                 f.write_str("a number of bytes or a text like \"4 MiB\"")
             }
             fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Size, E> {
-                u64::try_from(bytes)
-                    .map(Size)
-                    .map_err(|_| E::custom("a size is not negative"))
+                u64::try_from(bytes).map(Size).map_err(|_| E::custom("a size is not negative"))
             }
             fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<Size, E> {
                 Ok(Size(bytes))
@@ -93,17 +86,13 @@ impl<'de> Deserialize<'de> for Size {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
 impl<'de> Deserialize<'de> for Mode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Mode, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -113,31 +102,14 @@ mod tests {
 
     #[test]
     fn units_are_read_exactly() {
-        for (text, bytes) in [
-            ("0B", 0),
-            ("64 KiB", 65_536),
-            ("4MiB", 4 << 20),
-            ("1 TiB", 1 << 40),
-        ] {
+        for (text, bytes) in [("0B", 0), ("64 KiB", 65_536), ("4MiB", 4 << 20), ("1 TiB", 1 << 40)]
+        {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
-        for text in [
-            "",
-            "4",
-            "4 MB",
-            "-1 KiB",
-            "KiB",
-            "99999999999 TiB",
-            "1 KiB x",
-        ] {
+        for text in ["", "4", "4 MB", "-1 KiB", "KiB", "99999999999 TiB", "1 KiB x"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
-        for (text, ms) in [
-            ("500ms", 500),
-            ("10s", 10_000),
-            ("5m", 300_000),
-            ("1h", 3_600_000),
-        ] {
+        for (text, ms) in [("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("1h", 3_600_000)] {
             assert_eq!(text.parse(), Ok(Span(Duration::from_millis(ms))), "{text}");
         }
         assert!("10".parse::<Span>().is_err());

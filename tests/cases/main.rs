@@ -4,7 +4,15 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on says where it stopped"
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on says where it stopped, and its files are no store's"
 )]
 
 mod crash;
+mod keeping;
+mod life;
+mod memory;
+mod producers;
+mod refusals;
+mod roundtrip;
+mod tamper;

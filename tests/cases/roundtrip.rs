@@ -65,16 +65,7 @@ fn every_kind_of_artifact_comes_back_as_it_was_by_every_way() {
             let words = ["--workspace", workspace, "put", &source];
             let put = match input {
                 Some(path) => daemon.bond_fed(&words, File::open(path).unwrap()),
-                None if source.ends_with('-') => {
-                    let mut cat = std::process::Command::new("cat")
-                        .arg(&tar)
-                        .stdout(std::process::Stdio::piped())
-                        .spawn()
-                        .unwrap();
-                    let put = daemon.bond_fed(&words, cat.stdout.take().unwrap());
-                    cat.wait().unwrap();
-                    put
-                }
+                None if source.ends_with('-') => daemon.bond_piped(&words, &tar),
                 None => daemon.bond(&words),
             };
             assert_eq!(put.ok().digest(), sample.digest(), "{name}, {workspace}");
@@ -129,14 +120,8 @@ fn a_file_comes_back_as_it_was() {
         assert_eq!(put.digest(), Digest::of(&manifest), "{n}: the wrapping is not what it was");
         let again = daemon.bond_fed(&["put", "-", "--title", &name], File::open(&path).unwrap());
         assert_eq!(again.ok().digest(), put.digest(), "{n}");
-        let mut cat = std::process::Command::new("cat")
-            .arg(&path)
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let piped = daemon.bond_fed(&["put", "-", "--title", &name], cat.stdout.take().unwrap());
+        let piped = daemon.bond_piped(&["put", "-", "--title", &name], &path);
         assert_eq!(piped.ok().digest(), put.digest(), "{n}");
-        cat.wait().unwrap();
 
         let copy = daemon.folder().join("copy");
         // By the artifact's digest and by the file's own.

@@ -13,6 +13,9 @@ use crate::programs::{Run, own, run, run_with};
 use crate::raw::Connection;
 use crate::{scratch, wait_until};
 
+/// So many lines of a failed test's log are shown.
+const MOST_SHOWN: usize = 40;
+
 /// Where one daemon lives: its store, socket, configuration and log, gone with the test.
 #[derive(Debug)]
 pub struct Home {
@@ -186,6 +189,16 @@ impl Daemon {
         run_with(self.home.bond().args(words), input)
     }
 
+    /// Runs `bond` with these words and this file on its standard input, by way of a pipe.
+    #[track_caller]
+    pub fn bond_piped(&self, words: &[&str], file: &Path) -> Run {
+        let cat = Command::new("cat").arg(file).stdout(Stdio::piped()).spawn();
+        let mut cat = cat.expect("cat starts");
+        let run = self.bond_fed(words, cat.stdout.take().expect("a pipe"));
+        let _ = cat.wait();
+        run
+    }
+
     /// `bond` with these words, not started yet.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = self.home.bond();
@@ -259,7 +272,10 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
         if std::thread::panicking() {
-            eprintln!("=== the log of bonded\n{}===", self.home.logged());
+            let logged = self.home.logged();
+            let skipped = logged.lines().count().saturating_sub(MOST_SHOWN);
+            let last: Vec<&str> = logged.lines().skip(skipped).collect();
+            eprintln!("=== the end of bonded's log\n{}\n===", last.join("\n"));
         }
     }
 }

@@ -4,6 +4,8 @@
 //! rename, after its bytes were synced. Nothing that is there already is ever replaced. What is not
 //! finished is removed when it is dropped.
 
+#![allow(clippy::disallowed_methods, reason = "this is the room of filesystem calls")]
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -165,6 +167,13 @@ impl NewFolder {
         File::create_new(self.place.temporary.join(name)).map(Output)
     }
 
+    /// Removes it now, although others may still write to files in it; what they make after that
+    /// goes when the last of them lets go of it.
+    pub fn discard(&self) {
+        // It is only tidiness: nobody is left to be told.
+        let _ = fs::remove_dir_all(&self.place.temporary);
+    }
+
     /// Gives it its name.
     ///
     /// # Errors
@@ -182,8 +191,7 @@ impl NewFolder {
 impl Drop for NewFolder {
     fn drop(&mut self) {
         if !self.finished {
-            // It is only tidiness: nobody is left to be told.
-            let _ = fs::remove_dir_all(&self.place.temporary);
+            self.discard();
         }
     }
 }

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::dir::{Dir, Type};
 use nix::fcntl::{
-    AtFlags, FallocateFlags, Flock, FlockArg, OFlag, OpenHow, PosixFadviseAdvice,
-    RenameFlags, ResolveFlag,
+    AtFlags, FallocateFlags, Flock, FlockArg, OFlag, OpenHow, PosixFadviseAdvice, RenameFlags,
+    ResolveFlag,
 };
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::{Gid, LinkatFlags, UnlinkatFlags};
@@ -118,8 +118,13 @@ impl Disk for RealDisk {
     fn open(&self, path: &RelPath) -> io::Result<Box<dyn File>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
         let (folder, name) = self.parent(path)?;
-        let file = fcntl::openat(&folder, name, flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(error_of)?;
+        let file = fcntl::openat(
+            &folder,
+            name,
+            flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(error_of)?;
         let stat = stat_of(&sys::stat::fstat(&file)?);
         if stat.kind != Kind::File {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
@@ -140,7 +145,8 @@ impl Disk for RealDisk {
             Create::Buffered => None,
             Create::Direct => {
                 // A filesystem that refuses direct I/O is written through the page cache.
-                let flags = OFlag::O_WRONLY | OFlag::O_DIRECT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                let flags =
+                    OFlag::O_WRONLY | OFlag::O_DIRECT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 fcntl::openat(&folder, name, flags, Mode::empty()).ok()
             }
         };

@@ -39,15 +39,17 @@ pub struct DirSink {
 }
 
 impl DirSink {
-    /// Begins a layout at a path where nothing is.
+    /// Begins a layout at a path where nothing is, for blobs with digests of these algorithms.
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::Write`].
-    pub fn begin(target: &Path) -> Result<DirSink, Error> {
+    pub fn begin(target: &Path, algorithms: &[Algorithm]) -> Result<DirSink, Error> {
         let shown = target.display().to_string();
-        let folders = Algorithm::ALL.map(|algorithm| format!("{BLOBS}/{}", algorithm.name()));
-        let folders: Vec<&str> =
-            [BLOBS].into_iter().chain(folders.iter().map(String::as_str)).collect();
+        let used = Algorithm::ALL.into_iter().filter(|algorithm| algorithms.contains(algorithm));
+        let folders: Vec<String> = std::iter::once(BLOBS.to_owned())
+            .chain(used.map(|algorithm| format!("{BLOBS}/{}", algorithm.name())))
+            .collect();
+        let folders: Vec<&str> = folders.iter().map(String::as_str).collect();
         match NewFolder::beside(target, &folders) {
             Ok(folder) => Ok(DirSink { folder, shown }),
             Err(error) => Err(Error::making(&shown, error)),
@@ -78,6 +80,11 @@ impl DirSink {
             output.sync().map_err(|e| self.failed(file, e))?;
         }
         self.folder.finish().map_err(|e| Error::making(&self.shown, e))
+    }
+
+    /// Gives it up, although other threads may still write to it.
+    pub fn discard(&self) {
+        self.folder.discard();
     }
 
     fn failed(&self, name: &str, source: std::io::Error) -> Error {

@@ -358,4 +358,5 @@ fn index_json(root: &Descriptor, name: Option<&str>) -> Result<Vec<u8>, Error> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests make their own files")]
 mod tests;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::io::Read as _;
 
 use super::*;
+use crate::digest::Algorithm;
 use crate::disk::ForeignError;
 
 struct Scratch(PathBuf);
@@ -49,7 +50,7 @@ fn json(value: serde_json::Value) -> Vec<u8> {
 fn sample(text: &str) -> Sample {
     let layer = Descriptor::new(
         "application/vnd.oci.image.layer.v1.tar",
-        Digest::compute(crate::digest::Algorithm::Sha512, text.as_bytes()),
+        Digest::compute(Algorithm::Sha512, text.as_bytes()),
         text.len() as u64,
     );
     let config = Descriptor::new(media_type::EMPTY, Digest::of(b"{}"), 2);
@@ -179,7 +180,7 @@ fn a_layout_is_the_same_from_a_folder_an_archive_and_a_copy_of_either() {
         }
         archive.finish(&root, name).expect("finished")
     };
-    let folder = DirSink::begin(&scratch.0.join("copy")).expect("begun");
+    let folder = DirSink::begin(&scratch.0.join("copy"), &Algorithm::ALL).expect("begun");
     for node in closure.nodes() {
         let bytes = layout.part(&node.descriptor()).expect("a part").read("X").expect("read");
         folder.blob(&node.descriptor(), &mut bytes.as_slice()).expect("taken");
@@ -193,7 +194,10 @@ fn a_layout_is_the_same_from_a_folder_an_archive_and_a_copy_of_either() {
     assert_eq!(bytes, b"a layer", "a name of more than 100 bytes is found again");
     let copy = Layout::open_dir(&scratch.0.join("copy"), "oci:Y", false, &Limits::default());
     assert_eq!(copy.expect("the copy is a layout").candidates(), ["oci:Y:v\"1"]);
-    assert!(matches!(DirSink::begin(&scratch.0.join("copy")), Err(Error::Exists { .. })));
+    assert!(matches!(
+        DirSink::begin(&scratch.0.join("copy"), &Algorithm::ALL),
+        Err(Error::Exists { .. })
+    ));
 }
 
 #[test]

@@ -227,9 +227,13 @@ impl RawDescriptor {
         let digest: Digest =
             self.digest.parse().map_err(|error: ParseError| Refusal::Digest { document, error })?;
         if let Some(data) = &self.data {
-            let bytes = base64::engine::general_purpose::STANDARD.decode(data).map_err(|error| {
-                Refusal::Malformed { digest: document, reason: format!("data of {digest}: {error}") }
-            })?;
+            let bytes =
+                base64::engine::general_purpose::STANDARD.decode(data).map_err(|error| {
+                    Refusal::Malformed {
+                        digest: document,
+                        reason: format!("data of {digest}: {error}"),
+                    }
+                })?;
             let actual = Digest::compute(digest.algorithm(), &bytes);
             if actual != digest {
                 return Err(Refusal::Mismatch { claimed: digest, actual });
@@ -266,7 +270,9 @@ fn refuse_look_alikes(bytes: &[u8]) -> Result<(), String> {
         return Err("it is not a JSON object".to_owned());
     };
     look(&document, &DOCUMENT_KEYS)?;
-    for value in ["config", "subject", "layers", "manifests"].iter().filter_map(|k| document.get(*k)) {
+    for value in
+        ["config", "subject", "layers", "manifests"].iter().filter_map(|k| document.get(*k))
+    {
         match value {
             Value::Object(descriptor) => look(descriptor, &DESCRIPTOR_KEYS)?,
             Value::Array(list) => {

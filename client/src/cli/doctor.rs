@@ -54,7 +54,7 @@ async fn examine(client: &Client, findings: &mut Vec<api::Finding>) -> Result<()
     };
     let status = client.status().await?;
     let version = env!("CARGO_PKG_VERSION");
-    let mut daemon = ok("daemon", format!("bonded {} answers", status.version));
+    let mut daemon = ok("connection", format!("bonded {} answers", status.version));
     if status.version != version {
         daemon.level = "note".to_owned();
         daemon.hint = Some(format!("bond is {version}: use the same version of both"));
@@ -73,7 +73,6 @@ async fn examine(client: &Client, findings: &mut Vec<api::Finding>) -> Result<()
             ..ok("rights", format!("uid {} may do nothing", status.uid))
         },
     });
-    findings.push(ok("space", format!("{} free", say::size(status.free))));
     findings.extend(client.doctor().await?.findings);
     Ok(())
 }

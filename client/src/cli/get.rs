@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use cas::digest::Digest;
 use clap::Args;
+use serde::Serialize;
 use wire::Code;
 
 use super::reference::Sink;
@@ -36,6 +37,15 @@ pub(super) struct Get {
     /// Only this member of the artifact
     #[arg(long, value_name = "DIGEST")]
     blob: Option<String>,
+}
+
+/// What was copied out.
+#[derive(Debug, Serialize)]
+struct Got {
+    /// The artifact.
+    digest: Digest,
+    /// Bytes of blobs that were hashed and written.
+    size: u64,
 }
 
 impl Get {
@@ -78,7 +88,12 @@ impl Get {
             Err(error) if is_closed(&error) => return Ok(ExitCode::from(Code::LocalIo.exit())),
             Err(error) => return Err(error),
         }
-        if !context.common.quiet && !context.is_json() && !matches!(sink, Sink::Output) {
+        if matches!(sink, Sink::Output | Sink::ArchiveOutput { .. }) {
+            return Ok(ExitCode::SUCCESS);
+        }
+        if context.is_json() {
+            say::json(&Got { digest: artifact, size: progress.done() })?;
+        } else if !context.common.quiet {
             say::note(&format!("{} of {artifact}, checked", say::size(progress.done())));
         }
         Ok(ExitCode::SUCCESS)

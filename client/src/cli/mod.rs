@@ -32,7 +32,7 @@ use crate::pool::Client;
 use crate::problem::Error;
 
 /// How long a verb that was interrupted may take to put its things away.
-const TIDY_WITHIN: Duration = Duration::from_secs(2);
+const TIDY_WITHIN: Duration = Duration::from_secs(1);
 
 /// Keeps the exact bytes of build artifacts: put once, checked at every hand-over.
 #[derive(Debug, Parser)]
@@ -143,11 +143,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             signal = interrupted() => Ok(ExitCode::from(128 + signal)),
         }
     });
-    // A read of standard input cannot be ended, so nothing waits for it.
-    runtime.shutdown_timeout(TIDY_WITHIN.min(match &end {
-        Ok(_) => TIDY_WITHIN,
-        Err(_) => Duration::from_millis(500),
-    }));
+    // What was interrupted puts its files away; a read of standard input cannot be ended.
+    runtime.shutdown_timeout(TIDY_WITHIN);
     end.unwrap_or_else(|error| fail(context.common.format, &error))
 }
 

@@ -15,9 +15,10 @@ use wire::api;
 
 use super::reference::{Entry, Source};
 use super::{Context, progress, say};
+use crate::bridge::blocking;
 use crate::problem::Error;
 use crate::progress::Progress;
-use crate::put::{FileBytes, FileOptions, blocking};
+use crate::put::{FileBytes, FileOptions};
 
 /// The most bytes of a metadata file: buildx writes whole provenances into it.
 const METADATA_LIMIT: u64 = 64 << 20;
@@ -271,6 +272,7 @@ fn summary(put: &api::Put) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests make their own files")]
 mod tests {
     use super::*;
 

@@ -68,7 +68,7 @@ impl Source {
             }
             Some(("file", "")) => Err(Error::usage("file: names no file", SOURCES)),
             Some(("file", path)) => Ok(Source::File { path: path.into() }),
-            Some((other, _)) if !Path::new(text).exists() => Err(Error::usage(
+            Some((other, _)) if kind_at(Path::new(text)).is_err() => Err(Error::usage(
                 format!("bond does not read {other}:"),
                 format!("{SOURCES}; `skopeo copy {text} oci:DIR` makes a layout of most others"),
             )),
@@ -157,6 +157,7 @@ fn is_meant_as_digest(text: &str) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests make their own files")]
 mod tests {
     use super::*;
 

@@ -10,6 +10,8 @@ use wire::Problem;
 
 use crate::problem::Error;
 
+/// Candidates that are shown; JSON has them all.
+const MOST_CANDIDATES: usize = 50;
 /// Hex digits of a digest in a table: enough to be typed again as a reference.
 const SHORT: usize = 12;
 
@@ -23,10 +25,15 @@ pub(super) fn text(text: &str) -> Result<(), Error> {
 /// Writes an answer that people look at: whoever closed the pipe has seen enough, and that is no
 /// failure.
 pub(super) fn listing(listing: &str) -> Result<(), Error> {
-    match text(listing) {
+    match text(&plain(listing)) {
         Err(error) if error.is_closed_output() => Ok(()),
         other => other,
     }
+}
+
+/// Names and types come from whoever made the artifact: they must not command a terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 /// Writes an answer for programs.
@@ -51,10 +58,13 @@ pub(super) fn problem(problem: &Problem) -> String {
     if let Some(hint) = &problem.hint {
         text.push_str(&format!("\n  hint: {hint}"));
     }
-    for candidate in &problem.candidates {
+    for candidate in problem.candidates.iter().take(MOST_CANDIDATES) {
         text.push_str(&format!("\n    {candidate}"));
     }
-    text
+    if problem.candidates.len() > MOST_CANDIDATES {
+        text.push_str(&format!("\n    and {} more", problem.candidates.len() - MOST_CANDIDATES));
+    }
+    plain(&text)
 }
 
 /// A size: bytes below 1 KiB, else with one decimal.

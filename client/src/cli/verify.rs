@@ -119,7 +119,8 @@ fn line(verdict: &Verdict) -> String {
         (None, Some(problem)) => {
             let mut text = format!("{:<10} {shown}\n", problem.code.name());
             text.push_str(&format!("           {}\n", problem.message));
-            for file in problem.files.iter().take(20) {
+            let unnamed = problem.files.iter().filter(|file| !problem.message.contains(*file));
+            for file in unnamed.take(20) {
                 text.push_str(&format!("           file: {file}\n"));
             }
             text

@@ -18,7 +18,7 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     let workspace = ask.workspace()?;
     let digest = ask.digest()?;
     let what = digest.to_string();
-    ask.check(Right::Read, &workspace, &what)?;
+    ask.check(Right::Read, &workspace, Some(&what))?;
 
     let store = ask.app.store.clone();
     let look = move || {
@@ -26,38 +26,25 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
         let sealed = store.sealed(&workspace, &digest).map_err(told)?;
         let closure = sealed.closure().map_err(told)?;
         let artifact = line(store.summary(&workspace, &digest).map_err(told)?);
-        let members: Vec<Member> = closure
-            .nodes()
-            .iter()
-            .map(|node| member(node, &sealed))
-            .collect();
+        let members: Vec<Member> =
+            closure.nodes().iter().map(|node| member(node, &sealed)).collect();
         let root = members.last().map(|last| last.descriptor.clone());
         let root = root.ok_or_else(|| refusal::not_found(&what, &workspace))?;
-        Ok(Closure {
-            artifact,
-            root,
-            members,
-        })
+        Ok(Closure { artifact, root, members })
     };
-    let closure = ask.app.bridge.run(Kind::Short, look).await?;
+    let closure = ask.run(Kind::Short, look).await?;
     Answer::json(&closure)
 }
 
 fn member(node: &Node, sealed: &Sealed) -> Member {
     let (children, subject) = match node {
-        Node::Manifest(manifest) => (
-            manifest.children().to_vec(),
-            manifest.subject().map(|subject| subject.digest),
-        ),
+        Node::Manifest(manifest) => {
+            (manifest.children().to_vec(), manifest.subject().map(|subject| subject.digest))
+        }
         Node::Blob(_) => (Vec::new(), None),
     };
     // The closure was found whole a moment ago, but for what may be absent.
     let descriptor = node.descriptor();
     let absent = descriptor.may_be_absent() && sealed.stream(&descriptor.digest).is_err();
-    Member {
-        descriptor,
-        children,
-        subject,
-        absent,
-    }
+    Member { descriptor, children, subject, absent }
 }

@@ -19,21 +19,16 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     let after = body::digest(query.get("after"))?;
     let limit = query.parsed("limit")?.unwrap_or(PAGE).clamp(1, PAGE);
     let workspace = ask.workspace()?;
-    ask.check(Right::Read, &workspace, "the workspace itself")?;
+    ask.check(Right::Read, &workspace, None)?;
 
     let store = ask.app.store.clone();
     let list = move || {
         // One more than is shown says whether there is a next page.
-        store
-            .list(&workspace, after.as_ref(), limit + 1)
-            .map_err(refusal::problem)
+        store.list(&workspace, after.as_ref(), limit + 1).map_err(refusal::problem)
     };
-    let mut summaries = ask.app.bridge.run(Kind::Short, list).await?;
+    let mut summaries = ask.run(Kind::Short, list).await?;
     let is_more = summaries.len() > limit;
     summaries.truncate(limit);
     let next = summaries.last().filter(|_| is_more).map(|last| last.digest);
-    Answer::json(&Artifacts {
-        artifacts: summaries.into_iter().map(line).collect(),
-        next,
-    })
+    Answer::json(&Artifacts { artifacts: summaries.into_iter().map(line).collect(), next })
 }

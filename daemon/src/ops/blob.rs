@@ -48,12 +48,8 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     let artifact = ask.digest()?;
     let member = ask.member()?;
     let as_descriptor = ask.accepts_descriptor()?;
-    ask.check(Right::Read, &workspace, &artifact.to_string())?;
-    let wanted = Wanted {
-        workspace,
-        artifact,
-        member,
-    };
+    ask.check(Right::Read, &workspace, Some(&artifact.to_string()))?;
+    let wanted = Wanted { workspace, artifact, member };
     match as_descriptor {
         true => descriptor(ask, wanted).await,
         false => stream(ask, wanted).await,
@@ -63,20 +59,13 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
 async fn descriptor(ask: &Ask, wanted: Wanted) -> Result<Answer, Problem> {
     let store = ask.app.store.clone();
     let hash = move || {
-        let blob = wanted
-            .sealed(&store)?
-            .blob(&wanted.member)
-            .map_err(|e| wanted.told(e))?;
+        let blob = wanted.sealed(&store)?.blob(&wanted.member).map_err(|e| wanted.told(e))?;
         blob.descriptor().map_err(|error| {
             tracing::error!(digest = %wanted.member, %error, "a checked file could not be opened");
             Problem::new(Code::StoreIo, "the checked file could not be handed over")
         })
     };
-    ask.app
-        .bridge
-        .run(Kind::Hashing, hash)
-        .await
-        .map(Answer::descriptor)
+    ask.run(Kind::Hashing, hash).await.map(Answer::descriptor)
 }
 
 /// The job goes at the peer's pace and ends when the connection does. The first piece is read
@@ -85,7 +74,7 @@ async fn stream(ask: &Ask, wanted: Wanted) -> Result<Answer, Problem> {
     let store = ask.app.store.clone();
     let (begin, begun) = oneshot::channel();
     let (pieces, coming) = channel(N_PIECES);
-    let place = ask.app.bridge.place(Kind::Streaming).await?;
+    let place = ask.app.bridge.place(Kind::Sending, ask.caller.peer.raw_uid()).await?;
     place.start(move || {
         let opened = wanted.sealed(&store).and_then(|sealed| {
             let mut reader = sealed.stream(&wanted.member).map_err(|e| wanted.told(e))?;
@@ -104,9 +93,7 @@ async fn stream(ask: &Ask, wanted: Wanted) -> Result<Answer, Problem> {
             }
         }
     });
-    let size = begun
-        .await
-        .map_err(|_| Problem::new(Code::Internal, "the reading job died"))??;
+    let size = begun.await.map_err(|_| Problem::new(Code::Internal, "the reading job died"))??;
     Ok(Answer::stream(coming, size))
 }
 
@@ -150,9 +137,7 @@ fn piece(reader: &mut cas::reader::Verified, left: u64) -> io::Result<Bytes> {
 
 /// A member that failed before its first piece. The reader found out and had it quarantined.
 fn broken(wanted: &Wanted, error: &io::Error) -> Problem {
-    let Wanted {
-        artifact, member, ..
-    } = wanted;
+    let Wanted { artifact, member, .. } = wanted;
     if error.kind() == io::ErrorKind::InvalidData {
         let file = format!("blobs/{}/{}", member.algorithm().name(), member.hex());
         let message = format!("{artifact} is damaged: {file} is not what it was");
@@ -162,8 +147,5 @@ fn broken(wanted: &Wanted, error: &io::Error) -> Problem {
             .hint(refusal::HEAL_HINT);
     }
     tracing::error!(digest = %member, %error, "a blob could not be read");
-    Problem::new(
-        Code::StoreIo,
-        format!("the store's disk failed: {}", error.kind()),
-    )
+    Problem::new(Code::StoreIo, format!("the store's disk failed: {}", error.kind()))
 }

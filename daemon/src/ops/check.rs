@@ -17,18 +17,15 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     let workspace = ask.workspace()?;
     let digest = ask.digest()?;
     let what = digest.to_string();
-    ask.check(Right::Read, &workspace, &what)?;
+    ask.check(Right::Read, &workspace, Some(&what))?;
     let in_place = ask.app.may_read_in_place(&ask.caller.peer, &workspace);
 
     let app = ask.app.clone();
     let hash = move || {
         let told = |error| refusal::inside(error, &what, &workspace);
+        let sealed = app.store.sealed(&workspace, &digest).map_err(told)?;
         app.prepare(&workspace).map_err(told)?;
-        let checked = app
-            .store
-            .sealed(&workspace, &digest)
-            .and_then(|s| s.check())
-            .map_err(told)?;
+        let checked = sealed.check().map_err(told)?;
         app.store.note_verified(&workspace, &digest, now());
         app.metrics.healed(checked.n_healed());
         let path = in_place.then(|| app.root.join(checked.path().as_str()).display().to_string());
@@ -43,6 +40,6 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
             absent: checked.absent().to_vec(),
         })
     };
-    let checked = ask.app.bridge.run(Kind::Hashing, hash).await?;
+    let checked = ask.run(Kind::Hashing, hash).await?;
     Answer::json(&checked)
 }

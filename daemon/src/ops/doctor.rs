@@ -14,19 +14,13 @@ pub(super) async fn run(ask: &Ask) -> Result<Answer, Problem> {
     ask.check_admin()?;
     let store = ask.app.store.clone();
     let look = move || store.examine().map_err(refusal::problem);
-    let seen = ask.app.bridge.run(Kind::Hashing, look).await?;
+    let seen = ask.run(Kind::Hashing, look).await?;
     let mut findings = vec![daemon(&ask.app)];
-    findings.extend(seen.into_iter().map(|seen| {
-        Finding {
-            hint: seen
-                .is_problem
-                .then(|| hint(seen.what))
-                .flatten()
-                .map(str::to_owned),
-            what: seen.what.to_owned(),
-            level: if seen.is_problem { "problem" } else { "ok" }.to_owned(),
-            text: seen.text,
-        }
+    findings.extend(seen.into_iter().map(|seen| Finding {
+        hint: seen.is_problem.then(|| hint(seen.what)).flatten().map(str::to_owned),
+        what: seen.what.to_owned(),
+        level: if seen.is_problem { "problem" } else { "ok" }.to_owned(),
+        text: seen.text,
     }));
     Answer::json(&Doctor { findings })
 }
@@ -36,10 +30,7 @@ fn daemon(app: &App) -> Finding {
     Finding {
         what: "daemon".to_owned(),
         level: "ok".to_owned(),
-        text: format!(
-            "bonded {version}, pid {pid}, {} open drafts",
-            app.drafts.n_open()
-        ),
+        text: format!("bonded {version}, pid {pid}, {} open drafts", app.drafts.n_open()),
         hint: None,
     }
 }

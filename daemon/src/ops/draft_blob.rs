@@ -17,10 +17,7 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
         .parsed("size")?
         .ok_or_else(|| Problem::new(Code::Usage, "the query lacks \"size\""))?;
     let offset = query.parsed("offset")?.unwrap_or(0);
-    let found = ask
-        .app
-        .drafts
-        .find(&id, ask.caller.peer.raw_uid(), ask.caller.connection)?;
+    let found = ask.app.drafts.find(&id, ask.caller.peer.raw_uid(), ask.caller.connection)?;
     ask.record.workspace = Some(found.workspace.to_string());
 
     // The job owns the draft: when it ends nobody but the table holds it, and it can be sealed.
@@ -28,19 +25,7 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     let take = move |source: cas::Source<'_>, _| {
         draft.take(&digest, size, source).map_err(refusal::problem)
     };
-    let taken = body::bring(
-        ask,
-        Range {
-            offset,
-            size: Some(size),
-        },
-        take,
-    )
-    .await?;
+    let taken = body::bring(ask, Range { offset, size: Some(size) }, take).await?;
     let outcome = outcome(taken.outcome);
-    Answer::json(&Taken {
-        digest: taken.digest,
-        size: taken.size,
-        outcome,
-    })
+    Answer::json(&Taken { digest: taken.digest, size: taken.size, outcome })
 }

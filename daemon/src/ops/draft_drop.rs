@@ -15,6 +15,6 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
         drop(draft);
         Ok(())
     };
-    ask.app.bridge.run(Kind::Short, end).await?;
+    ask.run(Kind::Short, end).await?;
     Ok(Answer::nothing())
 }

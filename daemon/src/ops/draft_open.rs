@@ -12,7 +12,7 @@ use crate::refusal;
 pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     ask.query(&[])?;
     let workspace = ask.workspace()?;
-    ask.check(Right::Put, &workspace, "the workspace itself")?;
+    ask.check(Right::Put, &workspace, None)?;
     let (uid, connection) = (ask.caller.peer.raw_uid(), ask.caller.connection);
     ask.app.drafts.may_open(uid)?;
 
@@ -20,11 +20,8 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     let begin = move || {
         app.prepare(&workspace).map_err(refusal::problem)?;
         let draft = app.store.draft(&workspace).map_err(refusal::problem)?;
-        // A draft that is not kept is dropped here, where the disk may take its time.
-        app.drafts
-            .keep(uid, workspace, connection, draft)
-            .map_err(|(problem, _draft)| problem)
+        app.drafts.keep(uid, workspace, connection, draft)
     };
-    let draft = ask.app.bridge.run(Kind::Short, begin).await?;
+    let draft = ask.run(Kind::Short, begin).await?;
     Answer::made(&DraftOpened { draft })
 }

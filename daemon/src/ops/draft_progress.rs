@@ -9,11 +9,6 @@ use crate::ask::Ask;
 pub(super) fn run(ask: &Ask) -> Result<Answer, Problem> {
     ask.query(&[])?;
     let id = ask.draft()?;
-    let found = ask
-        .app
-        .drafts
-        .find(&id, ask.caller.peer.raw_uid(), ask.caller.connection)?;
-    Answer::json(&DraftProgress {
-        bytes: found.draft.progress(),
-    })
+    let found = ask.app.drafts.find(&id, ask.caller.peer.raw_uid(), ask.caller.connection)?;
+    Answer::json(&DraftProgress { bytes: found.draft.progress() })
 }

@@ -25,6 +25,6 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
         let (sealed, receipt) = draft.seal(&root, &names).map_err(refusal::problem)?;
         Ok(put(&app.metrics, &sealed, receipt, root.media_type, None))
     };
-    let done = ask.app.bridge.run(Kind::Short, seal).await?;
+    let done = ask.run(Kind::Short, seal).await?;
     Answer::made(&done)
 }

@@ -24,24 +24,13 @@ pub(super) async fn run(ask: &Ask) -> Result<Answer, Problem> {
     };
     let app = ask.app.clone();
     let collect = move || {
-        let collected = app
-            .store
-            .gc(dry_run, &mut || sleep(PAUSE))
-            .map_err(refusal::problem)?;
+        let collected = app.store.gc(dry_run, &mut || sleep(PAUSE)).map_err(refusal::problem)?;
         if !dry_run {
-            app.metrics
-                .gc_blobs
-                .fetch_add(collected.n_blobs, Ordering::Relaxed);
-            app.metrics
-                .gc_bytes
-                .fetch_add(collected.bytes, Ordering::Relaxed);
+            app.metrics.gc_blobs.fetch_add(collected.n_blobs, Ordering::Relaxed);
+            app.metrics.gc_bytes.fetch_add(collected.bytes, Ordering::Relaxed);
         }
         Ok(collected)
     };
-    let collected = ask.app.bridge.run(Kind::Short, collect).await?;
-    Answer::json(&Gc {
-        dry_run,
-        n_blobs: collected.n_blobs,
-        bytes: collected.bytes,
-    })
+    let collected = ask.run(Kind::Short, collect).await?;
+    Answer::json(&Gc { dry_run, n_blobs: collected.n_blobs, bytes: collected.bytes })
 }

@@ -9,12 +9,7 @@ use crate::ask::Ask;
 pub(super) fn run(ask: &Ask) -> Result<Answer, Problem> {
     ask.query(&[])?;
     Answer::json(&Health {
-        status: if ask.app.is_draining() {
-            "draining"
-        } else {
-            "ok"
-        }
-        .to_owned(),
+        status: if ask.app.is_draining() { "draining" } else { "ok" }.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
 }

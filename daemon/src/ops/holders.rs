@@ -15,13 +15,11 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     let workspace = ask.workspace()?;
     let digest = ask.digest()?;
     let what = digest.to_string();
-    ask.check(Right::Read, &workspace, &what)?;
+    ask.check(Right::Read, &workspace, Some(&what))?;
 
     let store = ask.app.store.clone();
     let find = move || {
-        let found = store
-            .holders(&workspace, &digest)
-            .map_err(refusal::problem)?;
+        let found = store.holders(&workspace, &digest).map_err(refusal::problem)?;
         if found.is_empty() {
             return Err(refusal::not_found(&what, &workspace));
         }
@@ -33,6 +31,6 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
         };
         Ok(found.into_iter().map(holder).collect::<Vec<_>>())
     };
-    let holders = ask.app.bridge.run(Kind::Short, find).await?;
+    let holders = ask.run(Kind::Short, find).await?;
     Answer::json(&Holders { digest, holders })
 }

@@ -14,14 +14,6 @@ pub(super) async fn run(ask: &Ask) -> Result<Answer, Problem> {
     let store = ask.app.store.clone();
     let look = move || store.space().map_err(refusal::problem);
     // A disk that does not answer is a reason to read the other numbers.
-    let free = ask
-        .app
-        .bridge
-        .run(Kind::Short, look)
-        .await
-        .ok()
-        .map(|space| space.free);
-    Ok(Answer::text(
-        ask.app.metrics.text(ask.app.drafts.n_open(), free),
-    ))
+    let free = ask.run(Kind::Short, look).await.ok().map(|space| space.free);
+    Ok(Answer::text(ask.app.metrics.text(ask.app.drafts.n_open(), free)))
 }

@@ -35,6 +35,7 @@ mod status;
 /// # Errors
 /// What the peer is to be told.
 pub async fn run(op: Op, ask: &mut Ask) -> Result<Answer, Problem> {
+    ask.check_descriptors()?;
     match op {
         Op::Health => health::run(ask),
         Op::Metrics => metrics::run(ask).await,
@@ -83,27 +84,15 @@ fn texts(names: &[Name]) -> Vec<String> {
 
 fn handle(path: &cas::disk::RelPath) -> PersistenceHandle {
     let path = path.as_str().to_owned();
-    PersistenceHandle {
-        kind: "oci_layout".to_owned(),
-        oci_layout: OciLayoutHandle { path },
-    }
+    PersistenceHandle { kind: "oci_layout".to_owned(), oci_layout: OciLayoutHandle { path } }
 }
 
 fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Vec<Name>, Problem> {
-    names
-        .into_iter()
-        .map(|name| name.parse().map_err(|e| refusal::name(&e)))
-        .collect()
+    names.into_iter().map(|name| name.parse().map_err(|e| refusal::name(&e))).collect()
 }
 
 fn line(summary: cas::Summary) -> wire::api::Artifact {
-    let cas::Summary {
-        digest,
-        facts,
-        names,
-        sealed_at,
-        verified_at,
-    } = summary;
+    let cas::Summary { digest, facts, names, sealed_at, verified_at } = summary;
     wire::api::Artifact {
         digest,
         media_type: facts.media_type,
@@ -126,14 +115,7 @@ fn put(
     file_digest: Option<Digest>,
 ) -> wire::api::Put {
     metrics.put(&receipt);
-    let cas::Receipt {
-        existed,
-        n_written,
-        n_healed,
-        size,
-        n_blobs,
-        absent,
-    } = receipt;
+    let cas::Receipt { existed, n_written, n_healed, size, n_blobs, absent } = receipt;
     wire::api::Put {
         handle: handle(&sealed.path()),
         digest: sealed.digest(),

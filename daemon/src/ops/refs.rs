@@ -13,18 +13,12 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     let query = ask.query(&["ref"])?;
     let reference = query.need("ref")?.to_owned();
     let workspace = ask.workspace()?;
-    ask.check(Right::Read, &workspace, &reference)?;
+    ask.check(Right::Read, &workspace, Some(&reference))?;
 
     let (store, here) = (ask.app.store.clone(), workspace.clone());
-    let find = move || {
-        store
-            .resolve(&here, &reference)
-            .map_err(|e| refusal::inside(e, &reference, &here))
-    };
-    let digest = ask.app.bridge.run(Kind::Short, find).await?;
+    let find =
+        move || store.resolve(&here, &reference).map_err(|e| refusal::inside(e, &reference, &here));
+    let digest = ask.run(Kind::Short, find).await?;
     ask.record.digest = Some(digest);
-    Answer::json(&Resolved {
-        digest,
-        workspace: workspace.to_string(),
-    })
+    Answer::json(&Resolved { digest, workspace: workspace.to_string() })
 }

@@ -15,15 +15,13 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     let workspace = ask.workspace()?;
     let digest = ask.digest()?;
     let what = digest.to_string();
-    ask.check(Right::Retire, &workspace, &what)?;
+    ask.check(Right::Retire, &workspace, Some(&what))?;
 
     let store = ask.app.store.clone();
     let end = move || {
-        store
-            .retire(&workspace, &digest)
-            .map_err(|e| refusal::inside(e, &what, &workspace))
+        store.retire(&workspace, &digest).map_err(|e| refusal::inside(e, &what, &workspace))
     };
-    let retired = ask.app.bridge.run(Kind::Short, end).await?;
+    let retired = ask.run(Kind::Short, end).await?;
     Answer::json(&Retired {
         digest,
         names: texts(&retired.names),

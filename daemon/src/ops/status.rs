@@ -12,17 +12,14 @@ pub(super) async fn run(ask: &Ask) -> Result<Answer, Problem> {
     ask.query(&[])?;
     let store = ask.app.store.clone();
     let look = move || store.space().map_err(refusal::problem);
-    let space = ask.app.bridge.run(Kind::Short, look).await?;
+    let space = ask.run(Kind::Short, look).await?;
     let rights = ask.app.policy.summary(&ask.caller.peer).into_iter();
     Answer::json(&Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         store: ask.app.store.id().to_owned(),
         uid: ask.caller.peer.raw_uid(),
         rights: rights
-            .map(|(workspace, rights)| Rights {
-                workspace,
-                may: rights.names(),
-            })
+            .map(|(workspace, rights)| Rights { workspace, may: rights.names() })
             .collect(),
         free: space.free,
     })

@@ -1,0 +1,284 @@
+//! Artifacts that are whole and durable, and the proof, each time anew, that they still are.
+//!
+//! Damage is told once, loudly: the bad file goes to quarantine and the check fails. What
+//! quarantine knows of is healed at a later check, if the store has the good bytes by then; that
+//! is how every layout that shared a rotten blob gets the copy that somebody put again.
+
+mod prove;
+mod structure;
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use crate::digest::{Algorithm, Digest};
+use crate::disk::{File, Kind, RelPath};
+use crate::error::{Damage, Error};
+use crate::index::Facts;
+use crate::layout;
+use crate::oci::{self, Closure, Descriptor, Node, media_type};
+use crate::reader::{Verified, read_small};
+use crate::store::{Inner, Store};
+use crate::workspace::Workspace;
+
+use prove::Inspection;
+pub(crate) use structure::put_strangers_away;
+
+/// An artifact that was sealed at some time. Nothing is said of its bytes now.
+#[derive(Clone)]
+pub struct Sealed {
+    store: Store,
+    workspace: Workspace,
+    digest: Digest,
+}
+
+/// An artifact of which every byte was hashed just now.
+pub struct Checked {
+    path: RelPath,
+    closure: Closure,
+    size: u64,
+    n_healed: u64,
+    absent: Vec<Digest>,
+}
+
+/// One blob or manifest that was hashed whole just now, still open.
+pub struct CheckedBlob {
+    digest: Digest,
+    size: u64,
+    file: Box<dyn File>,
+}
+
+// === impl Sealed ===
+
+impl Sealed {
+    pub(crate) fn new(store: Store, workspace: Workspace, digest: Digest) -> Sealed {
+        Sealed { store, workspace, digest }
+    }
+
+    /// The artifact digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The workspace that holds it.
+    pub fn workspace(&self) -> &Workspace {
+        &self.workspace
+    }
+
+    /// Where its layout is below the store's root: what a handle says.
+    pub fn path(&self) -> RelPath {
+        layout::artifact(&self.workspace, &self.digest)
+    }
+
+    /// When it was sealed, in seconds since 1970.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub fn sealed_at(&self) -> Result<u64, Error> {
+        // `oci-layout` is written with the layout and never again.
+        let path = self.path();
+        let stat = self.inner().disk.stat(&path.join(layout::OCI_LAYOUT_FILE));
+        let stat = stat.or_else(|_| self.inner().disk.stat(&path));
+        let stat = stat.map_err(Error::disk("looking at", &path))?;
+        Ok(u64::try_from(stat.modified_ns / 1_000_000_000).unwrap_or(0))
+    }
+
+    fn inner(&self) -> &Inner {
+        &self.store.inner
+    }
+
+    /// What it reaches. The layout's structure is checked (every file there, of the right size, no
+    /// other; `index.json` and `oci-layout` as they must be) and every manifest hashed.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::NotFound`], [`Error::Disk`].
+    pub fn closure(&self) -> Result<Closure, Error> {
+        self.inspect(false).map(|inspection| inspection.closure)
+    }
+
+    /// Hashes every byte.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] with all that was found, [`Error::NotFound`], [`Error::Disk`].
+    pub fn check(&self) -> Result<Checked, Error> {
+        let Inspection { closure, absent, n_healed } = self.inspect(true)?;
+        let here = |node: &&Node| !absent.contains(&node.digest());
+        let size = closure.nodes().iter().filter(here).map(Node::size).sum();
+        Ok(Checked { path: self.path(), closure, size, n_healed, absent })
+    }
+
+    /// One member, hashed whole, and open.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it is no member or absent, [`Error::Corrupt`], [`Error::Disk`].
+    pub fn blob(&self, digest: &Digest) -> Result<CheckedBlob, Error> {
+        let path = layout::blob_in(&self.path(), digest);
+        let size = self.size_of(digest, &path)?;
+        let mut n_healed = 0;
+        match self.prove(digest, size, true, &mut n_healed)? {
+            Ok(file) => Ok(CheckedBlob { digest: *digest, size, file }),
+            Err(what) => Err(self.corrupt(vec![Damage { file: layout::blob_file(digest), what }])),
+        }
+    }
+
+    /// One member as a stream that withholds its tail until its digest agrees.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Disk`]; damage is found while reading.
+    pub fn stream(&self, digest: &Digest) -> Result<Verified, Error> {
+        let path = layout::blob_in(&self.path(), digest);
+        let size = self.size_of(digest, &path)?;
+        let file = self.inner().disk.open(&path).map_err(Error::disk("opening", &path))?;
+        let (sealed, digest) = (self.clone(), *digest);
+        let on_rot = Box::new(move || {
+            // The reader only knows that something is wrong; this finds out what, and keeps it.
+            if let Err(error) = sealed.blob(&digest) {
+                tracing::error!(%digest, %error, "a blob turned out damaged while it was served");
+            }
+        });
+        Ok(Verified::new(file, digest, size, on_rot))
+    }
+
+    fn size_of(&self, digest: &Digest, path: &RelPath) -> Result<u64, Error> {
+        match self.inner().disk.stat(path) {
+            Ok(stat) => Ok(stat.size),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Perhaps it belongs there and was lost: the closure knows.
+                let closure = self.closure()?;
+                let node = closure.get(digest);
+                node.map(Node::size).ok_or_else(|| Error::NotFound { what: digest.to_string() })
+            }
+            Err(error) => Err(Error::disk("looking at", path)(error)),
+        }
+    }
+
+    /// What a listing says of it.
+    pub(crate) fn facts(&self) -> Result<Facts, Error> {
+        let (root, bytes) = self.root()?;
+        let limits = &self.inner().options.limits;
+        let layout = self.path();
+        let closure = oci::walk(&root, limits, &mut |claim| {
+            if claim.digest == root.digest {
+                return Ok(bytes.clone());
+            }
+            let path = layout::blob_in(&layout, &claim.digest);
+            let file = self.inner().disk.open(&path).map_err(Error::disk("opening", &path))?;
+            let bytes = read_small(&*file, claim.size).map_err(Error::disk("reading", &path))?;
+            bytes.ok_or_else(|| Error::NotFound { what: claim.digest.to_string() })
+        })?;
+        let there = |node: &&Node| {
+            self.inner().disk.stat(&layout::blob_in(&layout, &node.digest())).is_ok()
+        };
+        let size = closure.nodes().iter().filter(there).map(Node::size).sum();
+        Ok(facts_of(&closure, size))
+    }
+
+    /// After an unclean stop: notes what the index should know, and gives a blob of this layout
+    /// that `blobs/` lost its name there back.
+    pub(crate) fn relink(&self) -> Result<(), Error> {
+        let facts = self.facts()?;
+        let index = self.inner().index();
+        if let Some(index) = &index {
+            index.note(&self.workspace, &self.digest, &facts);
+        }
+        let blobs = self.path().join(layout::BLOBS);
+        for algorithm in Algorithm::ALL {
+            for entry in self.inner().entries(&blobs.join(algorithm.name()))? {
+                let Ok(digest) = Digest::from_hex(algorithm, &entry.name) else { continue };
+                let path = layout::blob_in(&self.path(), &digest);
+                let Ok(stat) = self.inner().disk.stat(&path) else { continue };
+                if let Some(index) = &index {
+                    index.note_size(stat.size);
+                }
+                let blob = layout::blob(&digest);
+                if stat.kind == Kind::File && self.inner().disk.stat(&blob).is_err() {
+                    match self.inner().disk.link(&path, &blob) {
+                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                        other => other.map_err(Error::disk("linking", &path))?,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an index says of an artifact.
+pub(crate) fn facts_of(closure: &Closure, size: u64) -> Facts {
+    let root = closure.manifests().last();
+    let title = |descriptor: &Descriptor| {
+        descriptor.annotations.get("org.opencontainers.image.title").cloned()
+    };
+    // The shape that a plain file is wrapped in: an empty config and one titled layer.
+    let file = root.filter(|root| {
+        root.config().is_some_and(|config| config.media_type == media_type::EMPTY)
+            && root.children().len() == 2
+    });
+    let layer = file.and_then(|root| root.children().get(1)).filter(|layer| title(layer).is_some());
+    Facts {
+        media_type: root.map(|root| root.media_type().to_owned()).unwrap_or_default(),
+        artifact_type: root.and_then(|root| root.artifact_type().map(str::to_owned)),
+        title: layer.and_then(title),
+        file: layer.map(|layer| layer.digest),
+        size,
+        n_blobs: closure.nodes().len() as u64,
+    }
+}
+
+// === impl Checked ===
+
+impl Checked {
+    /// Where the layout is, below the store's root.
+    pub fn path(&self) -> &RelPath {
+        &self.path
+    }
+
+    /// What was checked.
+    pub fn closure(&self) -> &Closure {
+        &self.closure
+    }
+
+    /// Bytes that were hashed.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Files whose damage had been told before and that are good again.
+    pub fn n_healed(&self) -> u64 {
+        self.n_healed
+    }
+
+    /// Non-distributable layers that are not there.
+    pub fn absent(&self) -> &[Digest] {
+        &self.absent
+    }
+}
+
+// === impl CheckedBlob ===
+
+impl CheckedBlob {
+    /// Its digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// A read-only descriptor of the very file that was hashed.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.file.descriptor()
+    }
+
+    /// Reads from the very file that was hashed.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buf, offset)
+    }
+}

@@ -1,0 +1,300 @@
+//! The store: opened once, by one process; everything else is reached from here.
+
+mod find;
+mod opening;
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::digest::{Algorithm, Digest};
+use crate::disk::{Create, Disk, Entry, Kind, RelPath, Space};
+use crate::draft::Draft;
+use crate::durable::{Barrier, Unsynced};
+use crate::error::Error;
+use crate::index::Index;
+use crate::layout;
+use crate::names;
+use crate::oci::Limits;
+use crate::workspace::Workspace;
+
+pub use find::Summary;
+use opening::{CLEAN_FILE, identify, make_folders};
+
+/// What is kept back so that a full disk can still be tidied, in bytes.
+const RESERVE: u64 = 1 << 20;
+/// One lock for each of so many digests at once.
+const N_LOCKS: usize = 64;
+
+/// How a store is opened. Sizes are bytes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bounds on documents.
+    pub limits: Limits,
+    /// The folder of the index; without one every lookup reads the layouts.
+    pub index: Option<PathBuf>,
+    /// Memory that the index may use.
+    pub index_cache: u64,
+    /// What must stay free on the disk.
+    pub min_free: u64,
+    /// What one workspace may hold, its artifacts' closures added up; 0 for no limit.
+    pub quota: u64,
+    /// From which size on a blob is read, hashed and written by several threads.
+    pub pipeline_from: u64,
+    /// How many blobs of one artifact are hashed at once.
+    pub n_threads: usize,
+    /// What a second process is told about this one.
+    pub holder: String,
+    /// The id that a new store gets.
+    pub new_id: String,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            limits: Limits::default(),
+            index: None,
+            index_cache: 4 << 20,
+            min_free: 0,
+            quota: 0,
+            pipeline_from: 4 << 20,
+            n_threads: 2,
+            holder: String::new(),
+            new_id: "unnamed".to_owned(),
+        }
+    }
+}
+
+/// An open store. Clones are the same store.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) options: Options,
+    pub(crate) barrier: Barrier,
+    pub(crate) index: Mutex<Option<Arc<Index>>>,
+    id: String,
+    serial: AtomicU64,
+    locks: Vec<Mutex<()>>,
+    prepared: Mutex<HashSet<Workspace>>,
+    /// Bytes that each workspace holds, by the closures of its artifacts.
+    usage: Mutex<HashMap<Workspace, u64>>,
+    _lock: Box<dyn Send + Sync>,
+}
+
+impl Store {
+    /// Opens the store on this disk, or makes a new one. What a crash left in staging is removed;
+    /// after an unclean stop the index is built again from the layouts.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another process has it, [`Error::Format`] when it is of another
+    /// format, [`Error::Disk`] when the disk fails.
+    pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Store, Error> {
+        let lock_path = RelPath::new(layout::LOCK_FILE);
+        let lock = disk.lock(&lock_path, &options.holder).map_err(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => Error::Locked { holder: error.to_string() },
+            _ => Error::disk("locking", &lock_path)(error),
+        })?;
+        make_folders(&*disk)?;
+        let id = identify(&*disk, &options.new_id)?;
+        let store = Store {
+            inner: Arc::new(Inner {
+                disk,
+                options,
+                barrier: Barrier::default(),
+                index: Mutex::new(None),
+                id,
+                serial: AtomicU64::new(0),
+                locks: (0..N_LOCKS).map(|_| Mutex::new(())).collect(),
+                prepared: Mutex::default(),
+                usage: Mutex::default(),
+                _lock: lock,
+            }),
+        };
+        store.inner.remove_tree_inside(&RelPath::new(layout::STAGING))?;
+        store.inner.refill_reserve();
+        store.open_index()?;
+        Ok(store)
+    }
+
+    /// Stops in peace: the index is written out and marked as such.
+    pub fn close(self) {
+        let index = lock(&self.inner.index).take();
+        let Some(index) = index.and_then(Arc::into_inner) else { return };
+        // The marker may become durable only after all that sled wrote.
+        let disk = &*self.inner.disk;
+        if index.close() && disk.sync_all().is_ok() {
+            let path = RelPath::new(CLEAN_FILE);
+            let written = disk.create(&path, Create::Buffered).and_then(|file| file.sync());
+            if let Err(error) = written.and_then(|()| disk.sync_dir(&RelPath::root())) {
+                tracing::warn!(%error, "the clean stop could not be marked");
+            }
+        }
+    }
+
+    /// The store's id.
+    pub fn id(&self) -> &str {
+        &self.inner.id
+    }
+
+    /// Room on its filesystem.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub fn space(&self) -> Result<Space, Error> {
+        self.inner.disk.space().map_err(Error::disk("asking for room on", &RelPath::root()))
+    }
+
+    /// Makes a workspace's folder and gives it to the group that may read in place.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub fn prepare_workspace(&self, workspace: &Workspace, gid: Option<u32>) -> Result<(), Error> {
+        self.inner.ensure_workspace(workspace)?;
+        let path = layout::workspace(workspace);
+        match gid {
+            Some(gid) => self
+                .inner
+                .disk
+                .set_group(&path, gid, 0o750)
+                .map_err(Error::disk("giving away", &path)),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins to take an artifact in.
+    ///
+    /// # Errors
+    /// [`Error::Disk`], [`Error::Full`].
+    pub fn draft(&self, workspace: &Workspace) -> Result<Draft, Error> {
+        self.inner.ensure_workspace(workspace)?;
+        Draft::begin(self.clone(), workspace.clone())
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Inner ===
+
+impl Inner {
+    pub(crate) fn index(&self) -> Option<Arc<Index>> {
+        lock(&self.index).clone()
+    }
+
+    /// A name in staging that nobody else has.
+    pub(crate) fn staging(&self, what: &str) -> RelPath {
+        let number = self.serial.fetch_add(1, Ordering::Relaxed);
+        RelPath::new(layout::STAGING).join(format!("{what}-{number}"))
+    }
+
+    /// Linking a blob, and looking at its link count before removing it, exclude each other.
+    pub(crate) fn lock_digest(&self, digest: &Digest) -> MutexGuard<'_, ()> {
+        lock(&self.locks[usize::from(digest.bytes()[0]) % N_LOCKS])
+    }
+
+    pub(crate) fn settle(&self, unsynced: &Unsynced) -> Result<(), Error> {
+        self.barrier.settle(&*self.disk, unsynced)
+    }
+
+    /// Refuses more bytes than the disk or the workspace's quota has room for.
+    pub(crate) fn admit(&self, workspace: &Workspace, size: u64) -> Result<(), Error> {
+        let Options { quota, min_free, .. } = self.options;
+        let held = lock(&self.usage).get(workspace).copied().unwrap_or(0);
+        if quota > 0 && held.saturating_add(size) > quota {
+            return Err(Error::Quota { limit: quota });
+        }
+        if min_free > 0 {
+            let space =
+                self.disk.space().map_err(Error::disk("asking for room on", &RelPath::root()))?;
+            if space.free < min_free.saturating_add(size) {
+                return Err(Error::Full);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn add_usage(&self, workspace: &Workspace, size: u64) {
+        *lock(&self.usage).entry(workspace.clone()).or_insert(0) += size;
+    }
+
+    pub(crate) fn take_usage(&self, workspace: &Workspace, size: u64) {
+        if let Some(held) = lock(&self.usage).get_mut(workspace) {
+            *held = held.saturating_sub(size);
+        }
+    }
+
+    /// Makes `artifacts/<workspace>/<algorithm>`, once in the life of the process.
+    pub(crate) fn ensure_workspace(&self, workspace: &Workspace) -> Result<(), Error> {
+        let folder = layout::workspace(workspace);
+        if lock(&self.prepared).contains(workspace) {
+            return Ok(());
+        }
+        // The group of the workspace decides who gets past this folder; inside it all may look.
+        let mut changed = names::make_dirs(&*self.disk, &folder, 0o750)?;
+        for algorithm in Algorithm::ALL {
+            changed.extend(names::make_dirs(&*self.disk, &folder.join(algorithm.name()), 0o755)?);
+        }
+        changed.dedup();
+        for path in &changed {
+            self.disk.sync_dir(path).map_err(Error::disk("syncing", path))?;
+        }
+        lock(&self.prepared).insert(workspace.clone());
+        Ok(())
+    }
+
+    pub(crate) fn entries(&self, folder: &RelPath) -> Result<Vec<Entry>, Error> {
+        let mut entries = Vec::new();
+        let listed = self.disk.list(folder, &mut |entry| {
+            entries.push(entry);
+            ControlFlow::Continue(())
+        });
+        match listed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            other => other.map_err(Error::disk("listing", folder)).map(|()| entries),
+        }
+    }
+
+    pub(crate) fn remove_tree_inside(&self, folder: &RelPath) -> Result<(), Error> {
+        for entry in self.entries(folder)? {
+            let path = folder.join(&entry.name);
+            if entry.kind == Kind::Folder {
+                self.remove_tree_inside(&path)?;
+                self.disk.remove_dir(&path).map_err(Error::disk("removing", &path))?;
+            } else {
+                self.disk.unlink(&path).map_err(Error::disk("removing", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a folder with all that is in it; none is as good.
+    pub(crate) fn remove_tree(&self, folder: &RelPath) -> Result<(), Error> {
+        self.remove_tree_inside(folder)?;
+        match self.disk.remove_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(Error::disk("removing", folder)),
+        }
+    }
+
+    /// Gives up what is kept back, so that a full disk can be tidied.
+    pub(crate) fn release_reserve(&self) {
+        let _ = self.disk.unlink(&RelPath::new(layout::RESERVE_FILE));
+    }
+
+    /// Keeps room back again, if there is some.
+    pub(crate) fn refill_reserve(&self) {
+        let path = RelPath::new(layout::RESERVE_FILE);
+        let roomy = self.disk.space().is_ok_and(|space| space.free > RESERVE * 4);
+        if roomy && let Ok(file) = self.disk.create(&path, Create::Buffered) {
+            let _ = file.allocate(RESERVE);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The start of a store: its folders, its id, and the index that a crash may have cost.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{Store, lock};
+use crate::digest::Algorithm;
+use crate::disk::{Create, Disk, RelPath, write_all_at};
+use crate::error::Error;
+use crate::index::Index;
+use crate::layout;
+use crate::reader::read_small;
+use crate::sealed::Sealed;
+
+/// The only format there is.
+const FORMAT: u64 = 1;
+/// Written at the end of a clean stop: the index may be believed.
+pub(super) const CLEAN_FILE: &str = "index.clean";
+impl Store {
+    /// Opens the index; builds it again unless the last stop was clean.
+    pub(super) fn open_index(&self) -> Result<(), Error> {
+        let disk = &*self.inner.disk;
+        let marker = RelPath::new(CLEAN_FILE);
+        let was_clean = disk.stat(&marker).is_ok();
+        if was_clean {
+            // Gone, durably, before the first change.
+            disk.unlink(&marker).map_err(Error::disk("removing", &marker))?;
+            let root = RelPath::root();
+            disk.sync_dir(&root).map_err(Error::disk("syncing", &root))?;
+        }
+        let folder = RelPath::new(layout::INDEX);
+        let mut rebuild = !was_clean;
+        if let Some(path) = &self.inner.options.index {
+            let cache = self.inner.options.index_cache;
+            if rebuild {
+                self.inner.remove_tree(&folder)?;
+            }
+            let mut index = Index::open(path, cache);
+            if index.is_none() {
+                rebuild = true;
+                self.inner.remove_tree(&folder)?;
+                index = Index::open(path, cache);
+            }
+            *lock(&self.inner.index) = index.map(Arc::new);
+        }
+        if !rebuild {
+            return self.count_usage();
+        }
+        for workspace in self.workspaces()? {
+            for digest in self.artifacts(&workspace)? {
+                let sealed = Sealed::new(self.clone(), workspace.clone(), digest);
+                // What cannot be read now is found by the next check; opening must not fail of it.
+                if let Err(error) = sealed.relink() {
+                    tracing::warn!(%digest, %error, "an artifact could not be indexed");
+                }
+            }
+        }
+        self.count_usage()
+    }
+
+    fn count_usage(&self) -> Result<(), Error> {
+        if self.inner.options.quota == 0 {
+            return Ok(());
+        }
+        for workspace in self.workspaces()? {
+            let mut total = 0;
+            for digest in self.artifacts(&workspace)? {
+                total += self.facts(&workspace, &digest).map_or(0, |facts| facts.size);
+            }
+            lock(&self.inner.usage).insert(workspace, total);
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn make_folders(disk: &dyn Disk) -> Result<(), Error> {
+    let blobs = RelPath::new(layout::BLOBS);
+    let folders = [
+        (RelPath::new(layout::ARTIFACTS), 0o755),
+        (blobs.clone(), 0o700),
+        (layout::blobs(Algorithm::Sha256), 0o700),
+        (layout::blobs(Algorithm::Sha512), 0o700),
+        (RelPath::new(layout::NAMES), 0o700),
+        (RelPath::new(layout::STAGING), 0o700),
+        (RelPath::new(layout::QUARANTINE), 0o700),
+    ];
+    for (path, mode) in &folders {
+        match disk.make_dir(path, *mode) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other.map_err(Error::disk("making", path))?,
+        }
+    }
+    // Not for new ones alone: after a crash a folder may be there that was never synced.
+    for path in [&RelPath::root(), &blobs] {
+        disk.sync_dir(path).map_err(Error::disk("syncing", path))?;
+    }
+    Ok(())
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct StoreFile {
+    format: u64,
+    id: String,
+}
+
+/// Reads `bonded.json`, or writes it for a new store.
+pub(super) fn identify(disk: &dyn Disk, new_id: &str) -> Result<String, Error> {
+    let path = RelPath::new(layout::STORE_FILE);
+    match disk.open(&path) {
+        Ok(file) => {
+            let size = file.stat().map_err(Error::disk("reading", &path))?.size.min(4096);
+            let bytes = read_small(&*file, size).map_err(Error::disk("reading", &path))?;
+            let bytes = bytes.unwrap_or_default();
+            match serde_json::from_slice::<StoreFile>(&bytes) {
+                Ok(StoreFile { format: FORMAT, id }) => Ok(id),
+                Ok(StoreFile { format, .. }) => Err(Error::Format { found: format.to_string() }),
+                Err(_) => Err(Error::Format { found: "unreadable".to_owned() }),
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let file = StoreFile { format: FORMAT, id: new_id.to_owned() };
+            let bytes = serde_json::to_vec(&file).unwrap_or_default();
+            let draft = RelPath::new(layout::STAGING).join(layout::STORE_FILE);
+            match disk.unlink(&draft) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::disk("removing", &draft)(error));
+                }
+                _ => {}
+            }
+            let file = disk.create(&draft, Create::Buffered);
+            let file = file.map_err(Error::disk("creating", &draft))?;
+            write_all_at(&*file, &bytes, 0).map_err(Error::disk("writing", &draft))?;
+            file.sync().map_err(Error::disk("syncing", &draft))?;
+            disk.rename(&draft, &path).map_err(Error::disk("renaming", &draft))?;
+            disk.sync_dir(&RelPath::root()).map_err(Error::disk("syncing", &RelPath::root()))?;
+            Ok(new_id.to_owned())
+        }
+        Err(error) => Err(Error::disk("opening", &path)(error)),
+    }
+}
