@@ -131,7 +131,7 @@ bench: build peers ## the side-by-side comparison, durable against durable
 install: build ## install the programs, the systemd units and a configuration file
 	install -d "$(DESTDIR)$(bindir)" "$(DESTDIR)$(libdir)/systemd/system" \
 	  "$(DESTDIR)$(libdir)/sysusers.d" "$(DESTDIR)$(libdir)/tmpfiles.d"
-	install -m 0755 $(TARGET)/release/bond $(TARGET)/release/bonded "$(DESTDIR)$(bindir)"
+	install -s -m 0755 $(TARGET)/release/bond $(TARGET)/release/bonded "$(DESTDIR)$(bindir)"
 	sed 's|/usr/bin/bonded|$(bindir)/bonded|' systemd/bonded.service \
 	  >"$(DESTDIR)$(libdir)/systemd/system/bonded.service"
 	chmod 0644 "$(DESTDIR)$(libdir)/systemd/system/bonded.service"

@@ -35,7 +35,7 @@ impl Algorithm {
     }
 
     /// The number of bytes of a digest.
-    pub fn len(self) -> usize {
+    pub fn size(self) -> usize {
         match self {
             Algorithm::Sha256 => 32,
             Algorithm::Sha512 => 64,
@@ -94,13 +94,13 @@ impl Digest {
 
     /// The raw bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.algorithm.len()]
+        &self.bytes[..self.algorithm.size()]
     }
 
     /// The lower-case hex digits, without the algorithm.
     pub fn hex(&self) -> String {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = String::with_capacity(self.algorithm.len() * 2);
+        let mut hex = String::with_capacity(self.algorithm.size() * 2);
         for byte in self.bytes() {
             hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
             hex.push(char::from(DIGITS[usize::from(byte & 15)]));
@@ -114,7 +114,7 @@ impl Digest {
     /// [`ParseError::Malformed`] when the digits are not lower-case hex of the right length.
     pub fn from_hex(algorithm: Algorithm, hex: &str) -> Result<Digest, ParseError> {
         let malformed = |reason| ParseError::Malformed { text: cut(hex), reason };
-        if hex.len() != algorithm.len() * 2 {
+        if hex.len() != algorithm.size() * 2 {
             return Err(malformed("the number of hex digits does not fit the algorithm"));
         }
         let mut bytes = [0; 64];

@@ -26,6 +26,26 @@ pub struct NameError {
     rule: &'static str,
 }
 
+/// Checks that the title of a file is one plain file name of at most 255 bytes.
+///
+/// # Errors
+/// [`NameError`] when it is not.
+pub fn check_title(title: &str) -> Result<(), NameError> {
+    let is_plain = !title.is_empty()
+        && title.len() <= MOST_REPOSITORY
+        && title != "."
+        && title != ".."
+        && !title.contains(['/', '\0']);
+    match is_plain {
+        true => Ok(()),
+        false => Err(NameError {
+            what: "title of a file",
+            text: title.chars().take(400).collect(),
+            rule: "one plain file name, at most 255 bytes",
+        }),
+    }
+}
+
 const MOST: usize = 128;
 const MOST_REPOSITORY: usize = 255;
 

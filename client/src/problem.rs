@@ -153,7 +153,7 @@ impl Error {
             Error::Answered(problem) => (**problem).clone(),
             Error::Unreachable { source, .. } => plain(Code::Unreachable).hint(reach(source)),
             Error::Lost { .. } | Error::NeverSent { .. } => plain(Code::Unreachable)
-                .hint("nothing of it was kept; look whether bonded still runs, and do it again"),
+                .hint("look whether bonded still runs; to do it again does no harm"),
             Error::Late { .. } => plain(Code::Timeout).hint("bonded may be busy: try again later"),
             Error::Odd { .. } => {
                 plain(Code::Internal).hint("bond and bonded should be of the same version")
@@ -174,8 +174,7 @@ impl Error {
                 plain(Code::NotFound).about(*member).hint("`bond tree` lists the members")
             }
             Error::Name(_) => plain(Code::NameInvalid),
-            Error::Digest(ParseError::Malformed { .. }) => plain(Code::DigestInvalid),
-            Error::Digest(ParseError::Algorithm { .. }) => plain(Code::DigestUnsupported),
+            Error::Digest(error) => Problem::from(error),
             Error::Usage { hint, candidates, .. } => {
                 let mut problem = plain(Code::Usage);
                 problem.hint.clone_from(hint);
@@ -211,9 +210,9 @@ fn media(error: &media::Error) -> Problem {
     use media::Error as M;
     let plain = |code| Problem::new(code, error.to_string());
     match error {
-        M::Refused(refusal) => refused(refusal),
+        M::Refused(refusal) => Problem::from(refusal),
         M::Index(refusal) => {
-            let Problem { code, .. } = refused(refusal);
+            let Problem { code, .. } = Problem::from(refusal);
             Problem::new(code, error.to_string()).file("index.json")
         }
         M::IndexTooLarge { .. } => plain(Code::ManifestTooLarge).file("index.json"),
@@ -275,30 +274,5 @@ fn file(error: &ForeignError) -> Problem {
         }
         F::Missing { file } | F::Unreadable { file, .. } => plain(Code::LocalIo).file(file),
         F::Network { file, .. } => plain(Code::DescriptorRefused).file(file),
-    }
-}
-
-fn refused(refusal: &Refusal) -> Problem {
-    use Refusal as R;
-    let about = |code, digest: &Digest| Problem::new(code, refusal.to_string()).about(*digest);
-    match refusal {
-        R::Mismatch { claimed, .. } => about(Code::Mismatch, claimed),
-        R::WrongSize { digest, .. } => about(Code::WrongSize, digest),
-        R::Missing { digest, .. } => about(Code::Missing, digest)
-            .hint("the layout must hold everything that its root reaches"),
-        R::MediaType { digest, .. } => about(Code::MediaType, digest),
-        R::BothKinds { digest } => about(Code::BothKinds, digest),
-        R::Malformed { digest, .. } => about(Code::ManifestInvalid, digest),
-        R::TrailingBytes { digest } => about(Code::TrailingBytes, digest),
-        R::Digest { document, error: ParseError::Malformed { .. } } => {
-            about(Code::DigestInvalid, document)
-        }
-        R::Digest { document, error: ParseError::Algorithm { .. } } => {
-            about(Code::DigestUnsupported, document)
-        }
-        R::TooLarge { digest, .. } => about(Code::ManifestTooLarge, digest),
-        R::TooDeep { digest, .. } => about(Code::TooDeep, digest),
-        R::Cycle { digest } => about(Code::Cycle, digest),
-        R::TooManyEntries { root, .. } => about(Code::TooManyEntries, root),
     }
 }

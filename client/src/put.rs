@@ -111,13 +111,11 @@ impl Client {
             media_type: options.media_type.clone(),
             artifact_type: options.artifact_type.clone(),
             digest: None,
-            name: options.names.first().map(Name::to_string),
+            names: (!options.names.is_empty())
+                .then(|| options.names.iter().map(Name::to_string).collect::<Vec<_>>().join(",")),
         };
         let source = match bytes {
             FileBytes::Stream(stream) => {
-                if options.names.len() > 1 {
-                    return Err(Error::usage("a stream is put under one name", "spool it first"));
-                }
                 let put = self.bring_file(&query, Brings::stream(stream, progress.clone())).await;
                 progress.set_done(progress.total());
                 return put;
@@ -132,11 +130,6 @@ impl Client {
         query.size = Some(size);
         progress.set_total(size);
         let put = self.put_source(&mut query, &source).await?;
-        // One request carries one name. To put the same bytes again writes nothing.
-        for name in options.names.iter().skip(1) {
-            query.name = Some(name.to_string());
-            self.put_source(&mut query, &source).await?;
-        }
         progress.set_done(size);
         Ok(put)
     }

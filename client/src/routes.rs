@@ -212,7 +212,8 @@ impl Client {
         query: &api::FileQuery,
         brings: Brings,
     ) -> Result<api::Put, Error> {
-        let api::FileQuery { title, size, offset, media_type, artifact_type, digest, name } = query;
+        let api::FileQuery { title, size, offset, media_type, artifact_type, digest, names } =
+            query;
         let pairs = [
             ("title", Some(title.clone())),
             ("size", size.map(|n| n.to_string())),
@@ -220,7 +221,7 @@ impl Client {
             ("media_type", media_type.clone()),
             ("artifact_type", artifact_type.clone()),
             ("digest", digest.map(|d| d.to_string())),
-            ("name", name.clone()),
+            ("names", names.clone()),
         ];
         let ask = plain("putting a file", Method::POST, with_query(self.here("files"), &pairs));
         // How long a stream takes is its writer's business.

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use cas::digest::Digest;
+use cas::digest::{Digest, ParseError};
 use cas::workspace::Workspace;
 use http::HeaderMap;
 use http::request::Parts;
@@ -111,7 +111,7 @@ impl Ask {
     /// # Errors
     /// [`Code::DigestInvalid`], [`Code::DigestUnsupported`].
     pub fn digest(&mut self) -> Result<Digest, Problem> {
-        let digest: Digest = self.segment(1)?.parse().map_err(|e| refusal::digest(&e))?;
+        let digest: Digest = self.segment(1)?.parse().map_err(|e: ParseError| Problem::from(&e))?;
         self.record.digest = Some(digest);
         Ok(digest)
     }
@@ -121,7 +121,7 @@ impl Ask {
     /// # Errors
     /// [`Code::DigestInvalid`], [`Code::DigestUnsupported`].
     pub fn member(&self) -> Result<Digest, Problem> {
-        self.segment(2)?.parse().map_err(|e| refusal::digest(&e))
+        self.segment(2)?.parse().map_err(|e: ParseError| Problem::from(&e))
     }
 
     /// The query, of which only these keys are known.

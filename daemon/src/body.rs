@@ -308,5 +308,5 @@ impl Read for Pieces {
 /// # Errors
 /// [`Code::DigestInvalid`], [`Code::DigestUnsupported`].
 pub fn digest(text: Option<&str>) -> Result<Option<cas::digest::Digest>, Problem> {
-    text.map(str::parse).transpose().map_err(|error| refusal::digest(&error))
+    text.map(str::parse).transpose().map_err(|error: cas::digest::ParseError| Problem::from(&error))
 }

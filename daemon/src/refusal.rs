@@ -5,9 +5,8 @@
 
 use std::io;
 
-use cas::digest::{Digest, ParseError};
+use cas::digest::Digest;
 use cas::disk::ForeignError;
-use cas::oci::Refusal;
 use cas::workspace::{NameError, Workspace};
 use wire::{Code, Problem};
 
@@ -19,7 +18,7 @@ pub const HEAL_HINT: &str = "put the same artifact again: its good bytes heal th
 pub fn problem(error: cas::Error) -> Problem {
     use cas::Error as E;
     match error {
-        E::Refused(refusal) => refused(refusal),
+        E::Refused(refusal) => Problem::from(&refusal),
         E::Name(error) => name(&error),
         E::NotFound { what } => Problem::new(Code::NotFound, format!("{what} is not in the store")),
         E::Ambiguous { reference, candidates } => {
@@ -68,54 +67,9 @@ pub fn problem(error: cas::Error) -> Problem {
     }
 }
 
-/// What the peer is told of a refusal.
-pub fn refused(refusal: Refusal) -> Problem {
-    use Refusal as R;
-    let message = refusal.to_string();
-    let (code, digest, hint) = match refusal {
-        R::Mismatch { claimed, .. } => (Code::Mismatch, claimed, None),
-        R::WrongSize { digest, .. } => (Code::WrongSize, digest, None),
-        R::Missing { digest, .. } => {
-            (Code::Missing, digest, Some("everything that the root reaches must be brought"))
-        }
-        R::MediaType { digest, .. } => (Code::MediaType, digest, None),
-        R::BothKinds { digest } => (Code::BothKinds, digest, None),
-        R::Malformed { digest, .. } => (Code::ManifestInvalid, digest, None),
-        R::TrailingBytes { digest } => (Code::TrailingBytes, digest, None),
-        R::Digest { document, error } => (of_digest(&error), document, None),
-        R::TooLarge { digest, .. } => {
-            (Code::ManifestTooLarge, digest, Some("limits.manifest_size of bonded sets the limit"))
-        }
-        R::TooDeep { digest, .. } => {
-            (Code::TooDeep, digest, Some("limits.depth of bonded sets the limit"))
-        }
-        R::Cycle { digest } => (Code::Cycle, digest, None),
-        R::TooManyEntries { root, .. } => {
-            (Code::TooManyEntries, root, Some("limits.entries of bonded sets the limit"))
-        }
-    };
-    let problem = Problem::new(code, message).about(digest);
-    match hint {
-        Some(hint) => problem.hint(hint),
-        None => problem,
-    }
-}
-
 /// A workspace, repository or tag outside the grammar.
 pub fn name(error: &NameError) -> Problem {
     Problem::new(Code::NameInvalid, error.to_string())
-}
-
-/// A text that is no digest.
-pub fn digest(error: &ParseError) -> Problem {
-    Problem::new(of_digest(error), error.to_string())
-}
-
-fn of_digest(error: &ParseError) -> Code {
-    match error {
-        ParseError::Malformed { .. } => Code::DigestInvalid,
-        ParseError::Algorithm { .. } => Code::DigestUnsupported,
-    }
 }
 
 /// Something is not in a workspace, or the peer may not know of it: both read the same.
@@ -176,12 +130,5 @@ mod tests {
         let workspace: Workspace = "ci-1".parse().expect("a workspace");
         let absent = cas::Error::NotFound { what: "something else".to_owned() };
         assert_eq!(inside(absent, "app:1", &workspace), not_found("app:1", &workspace));
-    }
-
-    #[test]
-    fn a_refusal_keeps_its_digest() {
-        let digest = Digest::of(b"x");
-        let told = refused(Refusal::BothKinds { digest });
-        assert_eq!((told.code, told.digest), (Code::BothKinds, Some(digest)));
     }
 }

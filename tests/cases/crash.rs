@@ -15,12 +15,13 @@ use cas::disk::Disk as _;
 use cas::disk::sim::{Fault, SimDisk, Times};
 use cas::{Error, Options, Store};
 
-use scenario::Scenario;
 use verdict::Case;
+use world::Scenario;
 
 mod fixture;
 mod scenario;
 mod verdict;
+mod world;
 
 /// Crash states that the ordinary run tries at least.
 const N_STATES: u64 = 20_000;
@@ -180,7 +181,7 @@ fn power_cuts_lose_nothing_that_was_acknowledged() {
         }
     }
     say(&format!(
-        "crash states tried: {n_states} (and {n_kills} kills) at {n_calls} calls of {} scenarios, {:.0} s",
+        "measured: crash states tried: {n_states} (and {n_kills} kills) at {n_calls} calls of {} scenarios, {:.0} s",
         scenarios.len(),
         begun.elapsed().as_secs_f64()
     ));
@@ -234,7 +235,10 @@ fn failing_calls_are_told_and_lose_nothing() {
             }
         }
     }
-    say(&format!("failing calls tried: {n_states}, {:.0} s", begun.elapsed().as_secs_f64()));
+    say(&format!(
+        "measured: failing calls tried: {n_states}, {:.0} s",
+        begun.elapsed().as_secs_f64()
+    ));
     reports.end("failures");
 }
 
@@ -270,7 +274,7 @@ fn a_full_disk_takes_nothing_by_half_and_can_be_tidied() {
             reports.judge(scenario, place, &left, |disk| case.judge(disk));
         }
     }
-    say(&format!("full disks tried: {n_done} with room enough, {n_refused} without"));
+    say(&format!("measured: full disks tried: {n_done} with room enough, {n_refused} without"));
     reports.end("full disks");
     assert!(std::env::var_os("BONDED_CRASH").is_some() || n_done > 100 && n_refused > 100);
 }

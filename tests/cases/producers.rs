@@ -273,6 +273,10 @@ struct Kept {
 /// Which tool, what it does, and how; it reports the digest that it saw, where it can.
 type Reader = (&'static str, &'static str, fn(&Kept, &Path) -> Option<Digest>);
 
+/// How skopeo copies bytes as they are; without these words it compresses layers on the way.
+const COPY: &[&str] =
+    &["copy", "--insecure-policy", "--preserve-digests", "--digestfile", "digest"];
+
 const READERS: &[Reader] = &[
     ("skopeo", "inspects in place", |kept, program| {
         let source = format!("oci:{}", kept.resolved);
@@ -281,14 +285,12 @@ const READERS: &[Reader] = &[
     }),
     ("skopeo", "copies out of what was resolved", |kept, program| {
         let source = format!("oci:{}", kept.resolved);
-        let words = ["copy", "--insecure-policy", "--digestfile", "digest", &source, "oci:x:v1"];
-        kept.bench.run(program, &words);
+        kept.bench.run(program, &[COPY, &[&source, "oci:x:v1"]].concat());
         Some(kept.bench.digest_in("digest"))
     }),
     ("skopeo", "copies an archive", |kept, program| {
         let source = format!("oci-archive:{}:v1", kept.tar);
-        let words = ["copy", "--insecure-policy", "--digestfile", "digest", &source, "oci:y:v1"];
-        kept.bench.run(program, &words);
+        kept.bench.run(program, &[COPY, &[&source, "oci:y:v1"]].concat());
         Some(kept.bench.digest_in("digest"))
     }),
     ("syft", "scans in place", |kept, program| {
@@ -366,8 +368,8 @@ fn what_is_handed_out_is_read_by_real_tools() {
 #[cfg(feature = "ocidir")]
 #[test]
 fn ocidir_reads_what_was_resolved() {
-    use ocidir::OciDir;
     use ocidir::cap_std::{ambient_authority, fs::Dir};
+    use ocidir::{OciDir, OciRead as _};
     let daemon = Daemon::start();
     let bench = Bench::new();
     let put = daemon.bond(&["put", &oci(&bench.image)]).ok();

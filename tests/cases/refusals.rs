@@ -87,11 +87,7 @@ fn with_digest(l: &mut Layout, bad: bool, text: fn(String) -> String) -> (Value,
 }
 
 /// A layout whose manifest was changed.
-fn with_document(
-    l: &mut Layout,
-    bad: bool,
-    change: fn(&mut Value),
-) -> (Value, String) {
+fn with_document(l: &mut Layout, bad: bool, change: fn(&mut Value)) -> (Value, String) {
     let (config, layer) = parts(l);
     let mut document = manifest(&config, &[layer]);
     if bad {
@@ -479,7 +475,7 @@ fn documents_and_blobs_that_are_not_what_they_are_said_to_be() {
             let _ = std::fs::remove_file(&tar);
         }
     }
-    tests::say(&format!("{n_refused} bad artifacts were refused, their twins were not"));
+    tests::say(&format!("measured: {n_refused} bad artifacts were refused, their twins were not"));
     daemon.bond(&["verify", "--all"]).ok();
 }
 
@@ -551,7 +547,7 @@ fn names_and_words_that_make_no_sense() {
         (&["put", &folder], NotRegular),
         (&["put", &at_digest], DigestInvalid),
         (&["put", "docker://example.org/app:1"], Usage),
-        (&["put", "nothing-of-a-kind"], Usage),
+        (&["put", "nothing-of-a-kind"], LocalIo),
         (&["put"], Usage),
         (&["put", ""], Usage),
         (&["put", "oci:"], Usage),

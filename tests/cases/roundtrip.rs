@@ -91,7 +91,8 @@ fn every_kind_of_artifact_comes_back_as_it_was_by_every_way() {
         // Every member alone, and what is absent is said to be.
         for (member, bytes) in &sample.members {
             let member = member.to_string();
-            let words = ["--workspace", "again-1", "get", &reference, "--blob", &member, "--stdout"];
+            let words =
+                ["--workspace", "again-1", "get", &reference, "--blob", &member, "--stdout"];
             assert!(daemon.bond(&words).ok().out == *bytes, "{name}: {member}");
         }
         let words = ["--workspace", "again-1", "show", &reference, "--format", "json"];
@@ -370,7 +371,7 @@ fn the_metadata_file_of_buildx_says_which_image_is_meant() {
     for (content, says) in [
         (json!({ "image.name": "x" }), "containerimage.digest"),
         (json!({ "containerimage.digest": "sha256:short" }), "sha256:short"),
-        (json!([]), "containerimage.digest"),
+        (json!([]), "metadata.json"),
     ] {
         let run = put(content).says(&[says]);
         assert!(run.code.is_some_and(|code| code > 1), "{}", run.told());

@@ -30,7 +30,8 @@ fn image(seed: u8) -> Image {
     let layer = "application/vnd.oci.image.layer.v1.tar";
     let shared = add(Algorithm::Sha256, layer, vec![seed; 70_000]);
     let own = add(Algorithm::Sha512, layer, (0..=255).map(|b: u8| b ^ seed).collect());
-    let config = |n: u8| format!("{{\"architecture\":\"amd64\",\"os\":\"linux\",\"n\":{n}}}").into_bytes();
+    let config =
+        |n: u8| format!("{{\"architecture\":\"amd64\",\"os\":\"linux\",\"n\":{n}}}").into_bytes();
     let mut manifests = Vec::new();
     for (n, extra) in [None, Some(&own)].into_iter().enumerate() {
         let kind = "application/vnd.oci.image.config.v1+json";
@@ -44,7 +45,8 @@ fn image(seed: u8) -> Image {
     }
     let kind = media_type::IMAGE_INDEX;
     let manifests = manifests.join(",");
-    let text = format!("{{\"schemaVersion\":2,\"mediaType\":\"{kind}\",\"manifests\":[{manifests}]}}");
+    let text =
+        format!("{{\"schemaVersion\":2,\"mediaType\":\"{kind}\",\"manifests\":[{manifests}]}}");
     let root = add(Algorithm::Sha256, kind, text.into_bytes());
     Image { root, blobs }
 }
@@ -132,7 +134,8 @@ const DAMAGES: &[Damage] = &[
     Damage {
         name: "a symlink to the same bytes",
         act: |path, _| {
-            let aside = path.ancestors().find(|p| p.ends_with("store")).unwrap().with_extension("aside");
+            let aside =
+                path.ancestors().find(|p| p.ends_with("store")).unwrap().with_extension("aside");
             fs::copy(path, &aside).unwrap();
             fs::remove_file(path).unwrap();
             symlink(&aside, path).is_ok()
@@ -214,7 +217,9 @@ fn no_tampered_store_is_accepted_and_every_untouched_one_is() {
             n_healed += 1;
         }
     }
-    println!("tampered stores refused: {n_refused}, untouched twins accepted: {n_accepted}, healed: {n_healed}");
+    tests::say(&format!(
+        "measured: tampered stores refused: {n_refused}, untouched twins accepted: {n_accepted}, healed: {n_healed}"
+    ));
     assert_eq!((n_refused, n_accepted), (n_files * DAMAGES.len(), n_files * DAMAGES.len()));
 }
 

@@ -38,6 +38,10 @@ impl Tar {
         field(156, 1, &[kind]);
         field(157, 100, target.as_bytes());
         field(257, 8, b"ustar  \0");
+        if kind == b'S' {
+            // GNU's sparse files: the size when unpacked.
+            field(483, 12, format!("{:011o}\0", bytes.len()).as_bytes());
+        }
         let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
         header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         self.0.extend(header);

@@ -96,6 +96,7 @@ impl Home {
         let mut command = Command::new(own("bonded"));
         command.arg("--store").arg(&self.store).arg("--socket").arg(self.socket());
         command.arg("--config").arg(self.config()).args(&self.words);
+        command.stdin(Stdio::null());
         for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"] {
             command.env_remove(name);
         }
@@ -144,7 +145,7 @@ impl Daemon {
     fn spawn(&mut self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.home.log()).expect("a log");
         let same = log.try_clone().expect("the log twice");
-        let child = command.stdin(Stdio::null()).stdout(log).stderr(same).spawn();
+        let child = command.stdout(log).stderr(same).spawn();
         self.child = Some(child.expect("bonded starts"));
         wait_until("bonded is ready", || {
             if let Some(status) = self.child.as_mut().expect("a child").try_wait().expect("wait") {
@@ -250,8 +251,21 @@ impl Daemon {
     /// Starts it again on the same store.
     #[track_caller]
     pub fn start_again(&mut self) {
+        self.start_again_as(self.home.bonded());
+    }
+
+    /// How many descriptors it has open.
+    #[track_caller]
+    pub fn n_descriptors(&self) -> usize {
+        let folder = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        folder.expect("the process's descriptors").count()
+    }
+
+    /// Starts it again by a command of the test's.
+    #[track_caller]
+    pub fn start_again_as(&mut self, command: Command) {
         assert!(self.child.is_none(), "bonded runs already");
-        self.spawn(self.home.bonded());
+        self.spawn(command);
     }
 
     /// The most memory that it had resident at any time, in bytes.

@@ -18,8 +18,7 @@ pub mod types {
     /// A layer of an OCI image.
     pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
     /// A layer that may be absent.
-    pub const FOREIGN_LAYER: &str =
-        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
+    pub const FOREIGN_LAYER: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
     /// The config of a Docker image.
     pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
     /// A layer of a Docker image.
@@ -176,9 +175,8 @@ impl Layout {
     /// The blobs by digest, as their names say.
     pub fn blobs(&self) -> BTreeMap<Digest, Vec<u8>> {
         let parse = |name: &String| name["blobs/".len()..].replace('/', ":").parse();
-        let named = |(name, bytes): (&String, &Vec<u8>)| {
-            (parse(name).expect("a digest"), bytes.clone())
-        };
+        let named =
+            |(name, bytes): (&String, &Vec<u8>)| (parse(name).expect("a digest"), bytes.clone());
         self.blobs.iter().map(named).collect()
     }
 

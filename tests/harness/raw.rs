@@ -112,6 +112,16 @@ impl Connection {
         answer
     }
 
+    /// Reads one answer that carries what was asked for and says how many bytes came of it, which
+    /// are not kept; `None` when they were not all that was announced.
+    pub fn answer_unkept(&mut self) -> Option<u64> {
+        let head = self.read_head();
+        let answer = parse_head(&head);
+        let length: u64 = answer.headers.get("content-length")?.parse().ok()?;
+        let read = io::copy(&mut (&mut self.stream).take(length), &mut io::sink()).ok()?;
+        (answer.status == 200 && read == length).then_some(length)
+    }
+
     fn read_head(&mut self) -> Vec<u8> {
         let mut head = Vec::new();
         let mut byte = [0];
@@ -180,9 +190,8 @@ fn parse_head(head: &[u8]) -> Answer {
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
     let fields = lines.filter_map(|line| line.split_once(':'));
-    let headers = fields
-        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
-        .collect();
+    let headers =
+        fields.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
     Answer { status: status.unwrap_or(0), headers, body: Vec::new(), is_whole: false }
 }
 

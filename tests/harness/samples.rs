@@ -96,7 +96,7 @@ fn nested_index() -> Sample {
     Sample::new("index of indexes", |l| {
         let (one, two) = (l.image("nested one"), l.image("nested two"));
         let inner = l.index(&[one.clone(), two]);
-        let middle = l.index(&[inner.clone()]);
+        let middle = l.index(std::slice::from_ref(&inner));
         // The same manifest and the same index on two ways, and a Docker image among OCI's.
         let other = docker(l, "docker inside");
         l.index(&[middle, one, inner, other])

@@ -21,13 +21,10 @@ use crate::reader::read_small;
 use crate::sealed::Sealed;
 use crate::source::{Reading, Source};
 use crate::store::{Store, lock};
-use crate::workspace::{Name, Workspace};
+use crate::workspace::{Name, Workspace, check_title};
 
 /// A file up to this size is read into memory before it is decided whether to write it.
 const SMALL_FILE: u64 = 1 << 20;
-/// The longest title of a file, in bytes: that of a file name.
-const MOST_TITLE: usize = 255;
-
 /// What became of the bytes of one blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -378,9 +375,7 @@ impl Draft {
         names: &[Name],
     ) -> Result<(Sealed, Receipt), Error> {
         let malformed = |reason: String| Refusal::Malformed { digest: taken.digest, reason };
-        if title.is_empty() || title.len() > MOST_TITLE || title.contains(['/', '\0']) {
-            return Err(malformed(format!("{title:?} is not a plain file name")).into());
-        }
+        check_title(title)?;
         let layer_type = layer_type.unwrap_or(media_type::OCTETS);
         let artifact_type = artifact_type.unwrap_or(media_type::OCTETS);
         if media_type::is_manifest(layer_type) {

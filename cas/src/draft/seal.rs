@@ -228,7 +228,12 @@ impl Draft {
         }
         for (own, theirs, subject) in &files {
             let (ours, there) = (disk.stat(own), disk.stat(theirs));
-            let Ok(ours) = ours else { continue };
+            let ours = match ours {
+                Ok(ours) => ours,
+                // A non-distributable layer that was not brought.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(Error::disk("looking at", own)(error)),
+            };
             match there {
                 Ok(there) if there.kind == Kind::File => {
                     if there.inode == ours.inode {

@@ -7,9 +7,13 @@ use crate::digest::Digest;
 
 /// One member of a closure, once, however often it is named.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly every node is a blob: boxing them saves nothing"
+)]
 pub enum Node {
     /// A manifest or index, verified and parsed.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// A config, a layer, or anything else without children that we know of.
     Blob(Descriptor),
 }
@@ -63,7 +67,7 @@ impl Closure {
     /// The manifests and indexes, the root last.
     pub fn manifests(&self) -> impl Iterator<Item = &Manifest> {
         self.nodes.iter().filter_map(|node| match node {
-            Node::Manifest(manifest) => Some(manifest),
+            Node::Manifest(manifest) => Some(&**manifest),
             Node::Blob(_) => None,
         })
     }
@@ -142,7 +146,7 @@ impl<E: From<Refusal>> Walk<'_, E> {
         }
         self.above.pop();
         self.sizes.insert(digest, claim.size);
-        self.nodes.push(Node::Manifest(manifest));
+        self.nodes.push(Node::Manifest(Box::new(manifest)));
         Ok(())
     }
 

@@ -86,13 +86,13 @@ impl Sealed {
         &self.store.inner
     }
 
-    /// What it reaches. The layout's structure is checked (every file there, of the right size, no
+    /// What it reaches, and what of it may be absent and is. The layout's structure is checked (every file there, of the right size, no
     /// other; `index.json` and `oci-layout` as they must be) and every manifest hashed.
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::NotFound`], [`Error::Disk`].
-    pub fn closure(&self) -> Result<Closure, Error> {
-        self.inspect(false).map(|inspection| inspection.closure)
+    pub fn closure(&self) -> Result<(Closure, Vec<Digest>), Error> {
+        self.inspect(false).map(|found| (found.closure, found.absent))
     }
 
     /// Hashes every byte.
@@ -143,7 +143,7 @@ impl Sealed {
             Ok(stat) => Ok(stat.size),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Perhaps it belongs there and was lost: the closure knows.
-                let closure = self.closure()?;
+                let (closure, _) = self.closure()?;
                 let node = closure.get(digest);
                 node.map(Node::size).ok_or_else(|| Error::NotFound { what: digest.to_string() })
             }

@@ -26,7 +26,7 @@ pub(super) async fn show<F: Future>(
     let ticking = async {
         loop {
             tokio::time::sleep(EVERY).await;
-            bar.set_style(style(progress.total() > 0));
+            bar.set_style(style(progress));
             bar.set_length(progress.total());
             bar.set_position(progress.done());
             bar.tick();
@@ -40,10 +40,12 @@ pub(super) async fn show<F: Future>(
     done
 }
 
-fn style(has_total: bool) -> ProgressStyle {
-    let template = match has_total {
-        true => "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
-        false => "{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}",
+/// What there is to show: a file that goes in one request is not asked how far it is.
+fn style(progress: &Progress) -> ProgressStyle {
+    let template = match (progress.total(), progress.done()) {
+        (0, _) => "{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}",
+        (_, 0) => "{msg} {spinner} {binary_total_bytes} {elapsed}",
+        _ => "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -266,7 +266,7 @@ fn summary(put: &api::Put) -> String {
     }
     if !put.absent.is_empty() {
         let n = say::count(put.absent.len() as u64, "layer", "layers");
-        text.push_str(&format!("; {n} may not be distributed and were not brought"));
+        text.push_str(&format!("; without {n} that may not be distributed"));
     }
     text
 }

@@ -147,9 +147,9 @@ pub struct FileQuery {
     /// The digest that the bytes must have, when the bringer knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
-    /// A name to give it, `repository:tag`.
+    /// Names to give it, `repository:tag`, with commas between them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
+    pub names: Option<String>,
 }
 
 /// Where the store keeps an artifact: inert data, never a registry address.

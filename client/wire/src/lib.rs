@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod code;
+mod refusal;
 pub mod stream;
 
 pub use code::{Code, Problem};

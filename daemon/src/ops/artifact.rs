@@ -1,7 +1,7 @@
 //! `GET /v1/workspaces/W/artifacts/DIGEST`: what an artifact reaches. Its structure is checked and
 //! its manifests are hashed; its blobs are not.
 
-use cas::Sealed;
+use cas::digest::Digest;
 use cas::oci::Node;
 use wire::Problem;
 use wire::api::{Closure, Member};
@@ -24,10 +24,10 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     let look = move || {
         let told = |error| refusal::inside(error, &what, &workspace);
         let sealed = store.sealed(&workspace, &digest).map_err(told)?;
-        let closure = sealed.closure().map_err(told)?;
+        let (closure, absent) = sealed.closure().map_err(told)?;
         let artifact = line(store.summary(&workspace, &digest).map_err(told)?);
         let members: Vec<Member> =
-            closure.nodes().iter().map(|node| member(node, &sealed)).collect();
+            closure.nodes().iter().map(|node| member(node, &absent)).collect();
         let root = members.last().map(|last| last.descriptor.clone());
         let root = root.ok_or_else(|| refusal::not_found(&what, &workspace))?;
         Ok(Closure { artifact, root, members })
@@ -36,15 +36,14 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     Answer::json(&closure)
 }
 
-fn member(node: &Node, sealed: &Sealed) -> Member {
+fn member(node: &Node, absent: &[Digest]) -> Member {
     let (children, subject) = match node {
         Node::Manifest(manifest) => {
             (manifest.children().to_vec(), manifest.subject().map(|subject| subject.digest))
         }
         Node::Blob(_) => (Vec::new(), None),
     };
-    // The closure was found whole a moment ago, but for what may be absent.
     let descriptor = node.descriptor();
-    let absent = descriptor.may_be_absent() && sealed.stream(&descriptor.digest).is_err();
+    let absent = absent.contains(&descriptor.digest);
     Member { descriptor, children, subject, absent }
 }

@@ -11,14 +11,15 @@ use crate::refusal;
 
 /// The keys of `wire::api::FileQuery`.
 const QUERY: [&str; 7] =
-    ["title", "size", "offset", "media_type", "artifact_type", "digest", "name"];
+    ["title", "size", "offset", "media_type", "artifact_type", "digest", "names"];
 
 pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     let query = ask.query(&QUERY)?;
     let title = query.need("title")?.to_owned();
+    cas::workspace::check_title(&title).map_err(|refused| refusal::name(&refused))?;
     let range = Range { offset: query.parsed("offset")?.unwrap_or(0), size: query.parsed("size")? };
     let claimed = body::digest(query.get("digest"))?;
-    let names = names(query.get("name"))?;
+    let names = names(query.get("names").into_iter().flat_map(|list| list.split(',')))?;
     let workspace = ask.workspace()?;
     ask.check(Right::Put, &workspace, None)?;
 

@@ -14,7 +14,7 @@ use cas::workspace::{Name, Workspace};
 use cas::{Error, Store};
 
 use super::open;
-use super::scenario::{Key, Scenario, State, Truth};
+use super::world::{Key, Scenario, State, Truth};
 
 /// One end of one scenario, to be judged on the disk that it left.
 #[derive(Clone, Copy)]

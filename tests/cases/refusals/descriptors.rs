@@ -27,9 +27,7 @@ fn descriptor_of(what: &str, folder: &Path, bytes: &[u8]) -> OwnedFd {
     };
     match what {
         "file" => open(OFlag::empty()).unwrap().into(),
-        "file open for both" => {
-            File::options().read(true).write(true).open(&path).unwrap().into()
-        }
+        "file open for both" => File::options().read(true).write(true).open(&path).unwrap().into(),
         "file whose position is elsewhere" => {
             let mut file = open(OFlag::empty()).unwrap();
             file.seek(std::io::SeekFrom::End(0)).unwrap();
@@ -134,7 +132,8 @@ fn ranges_and_sizes_that_do_not_fit_the_bytes() {
     for (blob, query, code) in rows {
         let mut connection = daemon.connect();
         let draft = connection.draft("default");
-        let answer = connection.hand("PUT", &format!("/v1/drafts/{draft}/blobs/{blob}?{query}"), &open);
+        let answer =
+            connection.hand("PUT", &format!("/v1/drafts/{draft}/blobs/{blob}?{query}"), &open);
         assert_eq!(answer.code(), code, "{query}: {answer:?}");
         assert!(code.is_empty() == (answer.status == 200), "{query}: {answer:?}");
         assert_eq!(connection.ask("DELETE", &format!("/v1/drafts/{draft}")).status, 204);

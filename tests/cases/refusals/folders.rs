@@ -34,11 +34,7 @@ struct FolderRow {
     damage: fn(&Path, &Digest) -> String,
 }
 
-fn folder_row(
-    name: &'static str,
-    code: Code,
-    damage: fn(&Path, &Digest) -> String,
-) -> FolderRow {
+fn folder_row(name: &'static str, code: Code, damage: fn(&Path, &Digest) -> String) -> FolderRow {
     FolderRow { name, code, hinted: false, needs_root: false, damage }
 }
 

@@ -18,10 +18,8 @@ fn some_file(folder: &Path, name: &str, n: usize) -> String {
 fn a_workspace_holds_no_more_than_its_quota() {
     let mut daemon = Daemon::with("[store]\nquota = \"1 MiB\"\n");
     let folder = daemon.folder().to_owned();
-    let [one, two, small] =
-        [("one", 600_000), ("two", 600_000), ("small", 300_000)].map(|(name, n)| {
-            some_file(&folder, name, n)
-        });
+    let [one, two, small] = [("one", 600_000), ("two", 600_000), ("small", 300_000)]
+        .map(|(name, n)| some_file(&folder, name, n));
     let first = daemon.bond(&["put", &one]).ok().digest().to_string();
     let before = Before::of(&daemon);
 

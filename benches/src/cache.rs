@@ -1,0 +1,62 @@
+//! Whether files are in the page cache: put there, or taken out.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+use crate::measure::{Doing, Result};
+
+/// Reads files, so that whoever reads them next finds them in memory.
+pub(crate) fn warm(files: &[PathBuf]) -> Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    for path in files {
+        let doing = || format!("reading {}", path.display());
+        let mut file = File::open(path).doing(doing())?;
+        while file.read(&mut buffer).doing(doing())? > 0 {}
+    }
+    Ok(())
+}
+
+/// Takes files out of memory: everything of the machine's where we may, these files otherwise.
+pub(crate) fn drop(files: &[PathBuf]) -> Result<()> {
+    for path in files {
+        let doing = || format!("dropping {} from memory", path.display());
+        let file = File::open(path).doing(doing())?;
+        // What was not written yet cannot be dropped.
+        file.sync_all().doing(doing())?;
+        posix_fadvise(file.as_fd(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).doing(doing())?;
+    }
+    // Only root may; the files above are enough for what is measured here, the names come on top.
+    let _ = fs::write("/proc/sys/vm/drop_caches", "1\n");
+    Ok(())
+}
+
+/// Waits until what was written, deleted and discarded before is done with, so that the next one
+/// who is measured does not pay for it.
+pub(crate) fn settle() {
+    nix::unistd::sync();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+}
+
+/// Bytes on disk below a folder, each file once, as `du` counts them.
+pub(crate) fn disk_usage(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let mut seen = std::collections::HashSet::new();
+    let mut folders = vec![folder.to_owned()];
+    let mut bytes = 0;
+    while let Some(folder) = folders.pop() {
+        // What vanishes while we look is not counted.
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            } else if seen.insert(metadata.ino()) {
+                bytes += metadata.blocks() * 512;
+            }
+        }
+    }
+    bytes
+}
