@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::workspace::Workspace;
 
+/// The key under which the last clean stop is named.
+const STOP: &str = "stop";
+
 /// What a listing says of one artifact without reading it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
@@ -71,6 +74,11 @@ impl Index {
         }
     }
 
+    /// Which clean stop wrote this index; `None` for none, or one that cannot be read.
+    pub(crate) fn stop(&self) -> Option<String> {
+        String::from_utf8(self.db.get(STOP).ok()??.to_vec()).ok()
+    }
+
     pub(crate) fn note(&self, workspace: &Workspace, artifact: &Digest, facts: &Facts) {
         said("note", || {
             let bytes = serde_json::to_vec(facts).unwrap_or_default();
@@ -110,11 +118,11 @@ impl Index {
     }
 
     /// The artifacts that wrap a file with this digest.
-    pub(crate) fn wrappers(&self, workspace: &Workspace, file: &Digest) -> Vec<Digest> {
+    /// `None` when that cannot be said.
+    pub(crate) fn wrappers(&self, workspace: &Workspace, file: &Digest) -> Option<Vec<Digest>> {
         let prefix = file_key(workspace, file, None);
-        let keys = self.files.scan_prefix(&prefix).keys().take(100).flatten();
-        keys.filter_map(|key| std::str::from_utf8(&key[prefix.len()..]).ok()?.parse().ok())
-            .collect()
+        let keys = self.files.scan_prefix(&prefix).keys().take(100);
+        keys.map(|key| std::str::from_utf8(&key.ok()?[prefix.len()..]).ok()?.parse().ok()).collect()
     }
 
     pub(crate) fn note_verified(&self, workspace: &Workspace, artifact: &Digest, at: u64) {
@@ -127,9 +135,11 @@ impl Index {
         Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?))
     }
 
-    /// Writes everything out. Says whether the index may be believed at the next start.
-    pub(crate) fn close(self) -> bool {
-        match catch_unwind(AssertUnwindSafe(|| self.db.flush())) {
+    /// Writes everything out, and which stop this is. Says whether that may be believed at the
+    /// next start.
+    pub(crate) fn close(self, stop: &str) -> bool {
+        let write = || self.db.insert(STOP, stop).and_then(|_| self.db.flush());
+        match catch_unwind(AssertUnwindSafe(write)) {
             Ok(Ok(_)) => true,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the index could not be written out");

@@ -247,10 +247,8 @@ async fn a_file_goes_the_fastest_way_that_is_taken() {
     let expected = [
         ("t&size=5".to_owned(), false, 5),
         ("a%20b&size=5".to_owned(), false, 5),
-        (format!("a%20b&size={}&offset=1&name=a%3Ab", n - 1), true, n),
-        (format!("a%20b&size={}&name=a%3Ab", n - 1), false, n - 1),
-        (format!("a%20b&size={}&offset=1&name=a%3Ac", n - 1), true, n),
-        (format!("a%20b&size={}&name=a%3Ac", n - 1), false, n - 1),
+        (format!("a%20b&size={}&offset=1&names=a%3Ab%2Ca%3Ac", n - 1), true, n),
+        (format!("a%20b&size={}&names=a%3Ab%2Ca%3Ac", n - 1), false, n - 1),
         ("a%20b".to_owned(), false, n),
     ];
     assert_eq!(seen, expected);

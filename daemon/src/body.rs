@@ -90,7 +90,13 @@ where
         Ok((file, stat.size))
     };
     let (file, total) = ask.run(Kind::Probe, look).await?;
-    let len = range.size.unwrap_or(total.saturating_sub(range.offset));
+    let rest = total.saturating_sub(range.offset);
+    let len = range.size.unwrap_or(rest);
+    if len > rest {
+        // Before anything is read: an offset near the end of what can be counted is no offset.
+        let message = format!("the file has {rest} bytes from {} on, not {len}", range.offset);
+        return Err(Problem::new(Code::WrongSize, message));
+    }
     let kind = if len <= SMALL_FILE { Kind::Short } else { Kind::Hashing };
     let read = move || {
         let source = Source::Range { file: &file, offset: range.offset, len };

@@ -90,7 +90,25 @@ impl Drafts {
         Ok(Found { draft: one.draft.clone(), workspace: one.workspace.clone() })
     }
 
-    /// Takes a draft out, to seal or to drop it.
+    /// Gives a draft up. Its last user drops it: blobs may still be on their way into it.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub fn give_up(&self, id: &str, uid: u32) -> Result<(Arc<Draft>, Workspace), Problem> {
+        let mut open = self.lock();
+        match open.remove(id) {
+            Some(Open { draft, uid: owner, workspace, .. }) if owner == uid => {
+                Ok((draft, workspace))
+            }
+            Some(other) => {
+                open.insert(id.to_owned(), other);
+                Err(unknown(id))
+            }
+            None => Err(unknown(id)),
+        }
+    }
+
+    /// Takes a draft out to seal it.
     ///
     /// # Errors
     /// [`Code::NotFound`]; [`Code::Busy`] while a blob is being taken into it.

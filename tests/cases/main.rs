@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::disallowed_methods,
+    clippy::cloned_ref_to_slice_refs,
     reason = "a test that cannot go on says where it stopped, and its files are no store's"
 )]
 

@@ -103,7 +103,7 @@ enum Held {
 
 impl Draft {
     pub(crate) fn begin(store: Store, workspace: Workspace) -> Result<Draft, Error> {
-        store.inner.admit(&workspace, 0)?;
+        store.inner.admit(0)?;
         let dir = store.inner.staging("draft");
         let since = store.inner.barrier.n_failed();
         let draft = Draft {
@@ -163,7 +163,7 @@ impl Draft {
 
     fn admit(&self, size: u64) -> Result<(), Error> {
         let before = self.admitted.fetch_add(size, Ordering::Relaxed);
-        self.store.inner.admit(&self.workspace, before.saturating_add(size))
+        self.store.inner.admit(before.saturating_add(size))
     }
 
     /// Whether somebody brought this blob to this draft already, or is about to.

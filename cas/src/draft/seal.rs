@@ -53,6 +53,11 @@ impl Draft {
             return Err(Refusal::Missing { digest, media_type: String::new() }.into());
         };
         let root = root.descriptor();
+        let store = self.store.clone();
+        let place = layout::artifact(&self.workspace, &root.digest);
+        let is_new = store.inner.disk.stat(&place).is_err();
+        let counted = if is_new { receipt.size } else { 0 };
+        let reserved = store.inner.reserve(&self.workspace, counted)?;
         for (name, bytes) in [
             (layout::OCI_LAYOUT_FILE, layout::OCI_LAYOUT),
             (layout::INDEX_FILE, &layout::index_json(&root)[..]),
@@ -85,7 +90,6 @@ impl Draft {
             receipt.n_healed += u64::from(held == Held::Heals || healed);
             published.folders.push(layout::blobs(digest.algorithm()));
         }
-        let place = layout::artifact(&self.workspace, &root.digest);
         match self.store.inner.disk.rename_new(&self.dir, &place) {
             Ok(()) => self.placed = true,
             Err(error) if is_in_the_way(&error) => {
@@ -112,15 +116,15 @@ impl Draft {
         }
 
         let facts = facts_of(&closure, receipt.size);
-        self.remember(&root.digest, &facts, &closure, receipt.existed);
+        if !receipt.existed {
+            reserved.keep();
+        }
+        self.remember(&root.digest, &facts, &closure);
         let sealed = Sealed::new(self.store.clone(), self.workspace.clone(), root.digest);
         Ok((sealed, receipt))
     }
 
-    fn remember(&self, digest: &Digest, facts: &Facts, closure: &Closure, existed: bool) {
-        if !existed {
-            self.store.inner.add_usage(&self.workspace, facts.size);
-        }
+    fn remember(&self, digest: &Digest, facts: &Facts, closure: &Closure) {
         if let Some(index) = self.store.inner.index() {
             index.note(&self.workspace, digest, facts);
             for node in closure.nodes() {

@@ -112,8 +112,7 @@ impl Store {
 
     /// The artifacts that wrap a file with this digest.
     fn wrappers(&self, workspace: &Workspace, file: &Digest) -> Result<Vec<Digest>, Error> {
-        if let Some(index) = self.inner.index() {
-            let mut found = index.wrappers(workspace, file);
+        if let Some(mut found) = self.inner.index().and_then(|i| i.wrappers(workspace, file)) {
             found.retain(|artifact| self.sealed(workspace, artifact).is_ok());
             return Ok(found);
         }

@@ -22,7 +22,7 @@ use crate::oci::Limits;
 use crate::workspace::Workspace;
 
 pub use find::Summary;
-use opening::{CLEAN_FILE, identify, make_folders};
+use opening::{identify, make_folders};
 
 /// What is kept back so that a full disk can still be tidied, in bytes.
 const RESERVE: u64 = 1 << 20;
@@ -127,14 +127,8 @@ impl Store {
     pub fn close(self) {
         let index = lock(&self.inner.index).take();
         let Some(index) = index.and_then(Arc::into_inner) else { return };
-        // The marker may become durable only after all that sled wrote.
-        let disk = &*self.inner.disk;
-        if index.close() && disk.sync_all().is_ok() {
-            let path = RelPath::new(CLEAN_FILE);
-            let written = disk.create(&path, Create::Buffered).and_then(|file| file.sync());
-            if let Err(error) = written.and_then(|()| disk.sync_dir(&RelPath::root())) {
-                tracing::warn!(%error, "the clean stop could not be marked");
-            }
+        if let Err(error) = self.mark_clean_stop(index) {
+            tracing::warn!(%error, "the clean stop could not be marked");
         }
     }
 
@@ -204,11 +198,12 @@ impl Inner {
         self.barrier.settle(&*self.disk, unsynced)
     }
 
-    /// Refuses more bytes than the disk or the workspace's quota has room for.
-    pub(crate) fn admit(&self, workspace: &Workspace, size: u64) -> Result<(), Error> {
+    /// Refuses a draft that has more bytes than the disk has room for, or than any workspace may
+    /// hold. Whether this one may hold it as well is asked when it is sealed: until then nobody
+    /// knows whether the workspace has that very artifact already.
+    pub(crate) fn admit(&self, size: u64) -> Result<(), Error> {
         let Options { quota, min_free, .. } = self.options;
-        let held = lock(&self.usage).get(workspace).copied().unwrap_or(0);
-        if quota > 0 && held.saturating_add(size) > quota {
+        if quota > 0 && size > quota {
             return Err(Error::Quota { limit: quota });
         }
         if min_free > 0 {
@@ -221,8 +216,17 @@ impl Inner {
         Ok(())
     }
 
-    pub(crate) fn add_usage(&self, workspace: &Workspace, size: u64) {
-        *lock(&self.usage).entry(workspace.clone()).or_insert(0) += size;
+    /// Counts an artifact to what a workspace holds; refuses it when the quota has no room for it.
+    /// Dropped before [`Reserved::keep`], it is not counted.
+    pub(crate) fn reserve(&self, workspace: &Workspace, size: u64) -> Result<Reserved<'_>, Error> {
+        let quota = self.options.quota;
+        let mut usage = lock(&self.usage);
+        let held = usage.entry(workspace.clone()).or_insert(0);
+        if quota > 0 && held.saturating_add(size) > quota {
+            return Err(Error::Quota { limit: quota });
+        }
+        *held += size;
+        Ok(Reserved { inner: self, workspace: workspace.clone(), size })
     }
 
     pub(crate) fn take_usage(&self, workspace: &Workspace, size: u64) {
@@ -296,5 +300,25 @@ impl Inner {
         if roomy && let Ok(file) = self.disk.create(&path, Create::Buffered) {
             let _ = file.allocate(RESERVE);
         }
+    }
+}
+
+/// Bytes that count to a workspace's quota although their artifact is not there yet.
+pub(crate) struct Reserved<'a> {
+    inner: &'a Inner,
+    workspace: Workspace,
+    size: u64,
+}
+
+impl Reserved<'_> {
+    /// The artifact is there.
+    pub(crate) fn keep(mut self) {
+        self.size = 0;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.inner.take_usage(&self.workspace, self.size);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Store, lock};
 use crate::digest::Algorithm;
-use crate::disk::{Create, Disk, RelPath, write_all_at};
+use crate::disk::{Create, Disk, Kind, RelPath, Stat, write_all_at};
 use crate::error::Error;
 use crate::index::Index;
 use crate::layout;
@@ -15,30 +15,30 @@ use crate::sealed::Sealed;
 /// The only format there is.
 const FORMAT: u64 = 1;
 /// Written at the end of a clean stop: the index may be believed.
-pub(super) const CLEAN_FILE: &str = "index.clean";
+const CLEAN_FILE: &str = "index.clean";
 impl Store {
     /// Opens the index; builds it again unless the last stop was clean.
     pub(super) fn open_index(&self) -> Result<(), Error> {
         let disk = &*self.inner.disk;
         let marker = RelPath::new(CLEAN_FILE);
-        let was_clean = disk.stat(&marker).is_ok();
-        if was_clean {
+        let stop = disk.stat(&marker).ok().map(|stat| name_of_stop(&stat));
+        if stop.is_some() {
             // Gone, durably, before the first change.
             disk.unlink(&marker).map_err(Error::disk("removing", &marker))?;
             let root = RelPath::root();
             disk.sync_dir(&root).map_err(Error::disk("syncing", &root))?;
         }
-        let folder = RelPath::new(layout::INDEX);
-        let mut rebuild = !was_clean;
+        let mut rebuild = stop.is_none();
         if let Some(path) = &self.inner.options.index {
             let cache = self.inner.options.index_cache;
-            if rebuild {
-                self.inner.remove_tree(&folder)?;
+            let mut index = None;
+            if !rebuild {
+                // An index that another stop wrote was put there by somebody, or not written out.
+                index = Index::open(path, cache).filter(|index| index.stop() == stop);
+                rebuild = index.is_none();
             }
-            let mut index = Index::open(path, cache);
-            if index.is_none() {
-                rebuild = true;
-                self.inner.remove_tree(&folder)?;
+            if rebuild {
+                self.remove_index()?;
                 index = Index::open(path, cache);
             }
             *lock(&self.inner.index) = index.map(Arc::new);
@@ -58,6 +58,32 @@ impl Store {
         self.count_usage()
     }
 
+    fn remove_index(&self) -> Result<(), Error> {
+        let folder = RelPath::new(layout::INDEX);
+        match self.inner.disk.stat(&folder) {
+            Ok(stat) if stat.kind != Kind::Folder => {
+                self.inner.disk.unlink(&folder).map_err(Error::disk("removing", &folder))
+            }
+            _ => self.inner.remove_tree(&folder),
+        }
+    }
+
+    /// Writes the index out and says so. The marker becomes durable only after all that sled wrote.
+    pub(super) fn mark_clean_stop(&self, index: Index) -> Result<(), Error> {
+        let disk = &*self.inner.disk;
+        let (draft, marker) = (self.inner.staging("clean"), RelPath::new(CLEAN_FILE));
+        let file = disk.create(&draft, Create::Buffered);
+        let file = file.map_err(Error::disk("creating", &draft))?;
+        let stat = file.stat().map_err(Error::disk("looking at", &draft))?;
+        if !index.close(&name_of_stop(&stat)) {
+            return Ok(());
+        }
+        let root = RelPath::root();
+        disk.sync_all().map_err(Error::disk("syncing", &root))?;
+        disk.rename(&draft, &marker).map_err(Error::disk("renaming", &draft))?;
+        disk.sync_dir(&root).map_err(Error::disk("syncing", &root))
+    }
+
     fn count_usage(&self) -> Result<(), Error> {
         if self.inner.options.quota == 0 {
             return Ok(());
@@ -71,6 +97,12 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// A stop is named by the file that marks it, so that an index and a marker of two stops never pass
+/// for one pair.
+fn name_of_stop(marker: &Stat) -> String {
+    format!("{}-{}", marker.inode, marker.modified_ns)
 }
 
 pub(super) fn make_folders(disk: &dyn Disk) -> Result<(), Error> {

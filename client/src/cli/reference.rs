@@ -51,8 +51,10 @@ pub(super) enum Sink {
 
 impl Source {
     pub(super) fn parse(text: &str) -> Result<Source, Error> {
-        if text == "-" {
-            return Ok(Source::Input);
+        match text {
+            "" => return Err(Error::usage("the source is empty", SOURCES)),
+            "-" => return Ok(Source::Input),
+            _ => {}
         }
         match scheme(text) {
             Some(("oci", rest)) => {

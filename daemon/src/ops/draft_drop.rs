@@ -1,4 +1,5 @@
-//! `DELETE /v1/drafts/ID`: gives a draft up; nothing of it stays.
+//! `DELETE /v1/drafts/ID`: gives a draft up; nothing of it stays, once the blobs that are on their way
+//! into it have ended.
 
 use wire::Problem;
 
@@ -9,7 +10,7 @@ use crate::bridge::Kind;
 pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     ask.query(&[])?;
     let id = ask.draft()?;
-    let (draft, workspace) = ask.app.drafts.take(&id, ask.caller.peer.raw_uid())?;
+    let (draft, workspace) = ask.app.drafts.give_up(&id, ask.caller.peer.raw_uid())?;
     ask.record.workspace = Some(workspace.to_string());
     let end = move || {
         drop(draft);

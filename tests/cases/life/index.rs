@@ -19,8 +19,9 @@ fn put(daemon: &Daemon, title: &str) -> (Digest, Digest) {
 #[track_caller]
 fn answers(daemon: &Daemon, there: &[(Digest, Digest)], gone: &[(Digest, Digest)], what: &str) {
     for (of_file, artifact) in there {
-        let path = daemon.bond(&["resolve", &of_file.to_string()]).ok();
-        assert!(path.text().trim().ends_with(&artifact.hex()), "{what}: {}", path.told());
+        let path = daemon.bond(&["resolve", &of_file.to_string()]);
+        let found = path.text().trim().ends_with(&artifact.hex());
+        assert!(found, "an index that was {what}: {}", path.told());
     }
     for (of_file, artifact) in gone {
         for reference in [of_file, artifact] {
