@@ -127,7 +127,7 @@ fn ranges_and_sizes_that_do_not_fit_the_bytes() {
         (Digest::of(&bytes), "size=90001", "wrong_size"),
         (Digest::of(&bytes), "size=90000&offset=1", "wrong_size"),
         (Digest::of(&bytes), "size=90000&offset=18446744073709551615", "wrong_size"),
-        (Digest::of(&bytes), "size=18446744073709551615", "disk_full"),
+        (Digest::of(&bytes), "size=18446744073709551615", "wrong_size"),
     ];
     for (blob, query, code) in rows {
         let mut connection = daemon.connect();
