@@ -32,7 +32,8 @@ impl<'a> Daemon<'a> {
         fs::create_dir_all(&home).doing("making a home for bonded")?;
         let mut daemon = Daemon { programs, running: None, home };
         let (store, socket) = (daemon.store(), daemon.socket());
-        let arguments = ["--store".as_ref(), store.as_os_str(), "--socket".as_ref(), socket.as_os_str()];
+        let arguments =
+            ["--store".as_ref(), store.as_os_str(), "--socket".as_ref(), socket.as_os_str()];
         let mut running = programs.start("bonded", &arguments, &daemon.home.join("log"))?;
         let begun = Instant::now();
         while UnixStream::connect(&socket).is_err() {
@@ -81,7 +82,8 @@ impl<'a> Daemon<'a> {
     /// What `/proc/PID/<file>` says.
     fn proc(&self, file: &str) -> Result<String> {
         let pid = self.running.as_ref().map_or(0, Running::pid);
-        fs::read_to_string(format!("/proc/{pid}/{file}")).doing(format!("reading /proc/{pid}/{file}"))
+        fs::read_to_string(format!("/proc/{pid}/{file}"))
+            .doing(format!("reading /proc/{pid}/{file}"))
     }
 
     /// Bytes that it has caused to be written so far (`write_bytes`; proc(5)).

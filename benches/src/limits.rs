@@ -165,14 +165,18 @@ pub(crate) fn hash_and_read(
     };
     let read = |path: &PathBuf| each_step(path, |_| ()).doing("reading");
     let jobs: Vec<(bool, &PathBuf)> = match sources.len() < n_threads {
-        true => sources.iter().map(|p| (true, p)).chain(copies.iter().map(|p| (false, p))).collect(),
+        true => {
+            sources.iter().map(|p| (true, p)).chain(copies.iter().map(|p| (false, p))).collect()
+        }
         false => {
             let pairs = sources.iter().zip(copies);
             pairs.flat_map(|(source, copy)| [(true, source), (false, copy)]).collect()
         }
     };
-    timed(|| spread(n_threads, &jobs, |(hashes, path)| if *hashes { hash(path) } else { read(path) }))
-        .map(|(_, time)| time)
+    timed(|| {
+        spread(n_threads, &jobs, |(hashes, path)| if *hashes { hash(path) } else { read(path) })
+    })
+    .map(|(_, time)| time)
 }
 
 fn each_step(path: &Path, mut each: impl FnMut(&[u8])) -> io::Result<()> {

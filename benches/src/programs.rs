@@ -54,11 +54,6 @@ impl Programs {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// How long a program takes, from its start to its end.
-    pub(crate) fn time<S: AsRef<OsStr>>(&self, name: &str, arguments: &[S]) -> Result<Duration> {
-        timed(|| self.run(name, arguments)).map(|(_, time)| time)
-    }
-
     /// How long a program takes until what it made at `output` is durable.
     pub(crate) fn time_durable<S: AsRef<OsStr>>(
         &self,

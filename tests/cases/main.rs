@@ -13,6 +13,7 @@ mod crash;
 mod keeping;
 mod life;
 mod memory;
+mod power;
 mod producers;
 mod refusals;
 mod roundtrip;

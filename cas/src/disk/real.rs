@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::dir::{Dir, Type};
 use nix::fcntl::{
@@ -29,10 +30,18 @@ const DIRECT_ALIGNMENT: usize = 4096;
 
 /// Unwritten bytes of everybody beyond which a sync of the whole filesystem is no longer cheap.
 const CROWDED: u64 = 256 << 20;
+/// For how long that is believed without looking again: a disk takes longer to fill a cache.
+const CROWD_LASTS: Duration = Duration::from_millis(20);
+/// The mode of every file of the store: readable by whoever its folder lets in, writable by nobody.
+const SEALED: u32 = 0o444;
 
 /// A folder on a local Linux filesystem.
 pub struct RealDisk {
     root: OwnedFd,
+    /// What the process takes from the mode of whatever it makes.
+    umask: u32,
+    /// When it was last looked how much unwritten data there is, and whether it was much.
+    crowd: Mutex<Option<(Instant, bool)>>,
     /// Descriptors of the few folders that are never moved or removed while the store is open.
     lasting: Mutex<HashMap<String, Arc<OwnedFd>>>,
 }
@@ -53,7 +62,12 @@ impl RealDisk {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
-        Ok(RealDisk { root: open_root(root)?, lasting: Mutex::new(HashMap::new()) })
+        Ok(RealDisk {
+            root: open_root(root)?,
+            umask: umask().unwrap_or(0o777),
+            crowd: Mutex::default(),
+            lasting: Mutex::default(),
+        })
     }
 
     fn beneath(&self, path: &RelPath, flags: OFlag) -> io::Result<OwnedFd> {
@@ -103,6 +117,13 @@ fn is_lasting(path: &str) -> bool {
     }
 }
 
+/// The process's umask, which must not decide what reviewers can read.
+fn umask() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(umask.trim(), 8).ok()
+}
+
 fn open_root(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     fcntl::open(path, flags, Mode::empty()).map_err(error_of)
@@ -141,7 +162,9 @@ impl Disk for RealDisk {
     fn create(&self, path: &RelPath, how: Create) -> io::Result<Box<dyn File>> {
         let (folder, name) = self.parent(path)?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        let file = fcntl::openat(&folder, name, flags, Mode::from_bits_truncate(0o600));
+        // A second descriptor can be opened for direct writes only while the mode still lets us.
+        let mode = if how == Create::Direct { 0o600 } else { SEALED };
+        let file = fcntl::openat(&folder, name, flags, Mode::from_bits_truncate(mode));
         let file = file.map_err(error_of)?;
         let direct = match how {
             Create::Buffered => None,
@@ -152,8 +175,9 @@ impl Disk for RealDisk {
                 fcntl::openat(&folder, name, flags, Mode::empty()).ok()
             }
         };
-        // Set, not asked for at creation: the umask of the process must not hide it from reviewers.
-        sys::stat::fchmod(&file, Mode::from_bits_truncate(0o444))?;
+        if mode != SEALED || self.umask & SEALED != 0 {
+            sys::stat::fchmod(&file, Mode::from_bits_truncate(SEALED))?;
+        }
         Ok(Box::new(RealFile { file, direct }))
     }
 
@@ -192,11 +216,14 @@ impl Disk for RealDisk {
         Ok(())
     }
 
-    fn make_dir(&self, path: &RelPath, mode: u32) -> io::Result<()> {
+    fn make_dir(&self, path: &RelPath, bits: u32) -> io::Result<()> {
         let (folder, name) = self.parent(path)?;
-        let mode = Mode::from_bits_truncate(mode);
+        let mode = Mode::from_bits_truncate(bits);
         sys::stat::mkdirat(&folder, name, mode)?;
-        sys::stat::fchmodat(&folder, name, mode, sys::stat::FchmodatFlags::FollowSymlink)?;
+        if self.umask & bits != 0 {
+            let follow = sys::stat::FchmodatFlags::FollowSymlink;
+            sys::stat::fchmodat(&folder, name, mode, follow)?;
+        }
         Ok(())
     }
 
@@ -241,10 +268,18 @@ impl Disk for RealDisk {
     }
 
     fn is_crowded(&self) -> bool {
-        let Ok(memory) = std::fs::read_to_string("/proc/meminfo") else { return false };
+        let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, is_crowded)) = *crowd
+            && at.elapsed() < CROWD_LASTS
+        {
+            return is_crowded;
+        }
+        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let dirty = memory.lines().find_map(|line| line.strip_prefix("Dirty:"));
         let kib = dirty.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        kib.is_some_and(|kib| kib << 10 > CROWDED)
+        let is_crowded = kib.is_some_and(|kib| kib << 10 > CROWDED);
+        *crowd = Some((Instant::now(), is_crowded));
+        is_crowded
     }
 
     fn space(&self) -> io::Result<Space> {

@@ -1,2 +1,0 @@
-//! Placeholder while the comparison is written.
-fn main() {}

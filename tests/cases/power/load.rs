@@ -1,0 +1,178 @@
+//! What the clients do while the power is on, and the ledger of what they were answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tests::layout::{noise, types};
+use tests::{Daemon, Layout, Run, file, oci};
+
+/// One put, which can be made again from this alone.
+#[derive(Clone, Debug)]
+pub(super) struct Work {
+    round: usize,
+    thread: usize,
+    n: usize,
+}
+
+/// What an artifact must be after a cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Its put was answered.
+    Held,
+    /// Its retirement was asked for, and not answered: there or not there.
+    Ending,
+    /// Its retirement was answered.
+    Ended,
+}
+
+/// What was answered, and what was cut off.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// Artifacts by digest.
+    pub(super) fates: BTreeMap<String, Fate>,
+    /// Their names.
+    pub(super) names: BTreeMap<String, BTreeSet<String>>,
+    /// Puts without an answer.
+    pub(super) cut_off: Vec<Work>,
+    /// Puts and retirements that were answered before a cut.
+    pub(super) n_acknowledged: usize,
+}
+
+// === impl Work ===
+
+impl Work {
+    /// `NAME:TAG`
+    pub(super) fn name(&self) -> String {
+        let Work { round, thread, n } = self;
+        format!("power:{round}-{thread}-{n}")
+    }
+
+    /// Whether nobody else puts the same artifact.
+    fn is_own(&self) -> bool {
+        self.n % 5 != 3
+    }
+
+    /// Writes what is to be put into a folder, which must not be there, and returns it as it is
+    /// typed.
+    fn write(&self, folder: &Path) -> io::Result<String> {
+        let Work { round, n, .. } = self;
+        let own = self.name();
+        std::fs::create_dir_all(folder)?;
+        let mut layout = Layout::default();
+        let root = match n % 5 {
+            0 => layout.image(&own),
+            1 => {
+                let path = folder.join("tool");
+                std::fs::write(&path, noise(&own, 1_000 + 3_000 * (n % 7)))?;
+                return Ok(file(&path));
+            }
+            // A large layer that several put at the same time: whoever finds it there must not
+            // take it for durable.
+            2 => {
+                let config = layout.config(&own);
+                let large = noise(&format!("common {round} {n}"), (5 << 20) + 77);
+                let layers = [layout.blob(types::LAYER, large), layout.blob(types::LAYER, &own)];
+                layout.manifest(&config, &layers)
+            }
+            // One artifact, put by everybody under different names.
+            3 => layout.image(&format!("together {round} {n}")),
+            _ => {
+                let config = layout.config(&own);
+                let large = noise(&own, (4 << 20) - 1 + (n % 3) * 2_000_003);
+                let layers = [layout.blob(types::LAYER, large)];
+                layout.manifest(&config, &layers)
+            }
+        };
+        layout.list(&root);
+        for (name, bytes) in layout.files() {
+            let path = folder.join(name);
+            std::fs::create_dir_all(path.parent().unwrap())?;
+            std::fs::write(path, bytes)?;
+        }
+        Ok(oci(folder))
+    }
+
+    /// Puts it from below this folder.
+    pub(super) fn put(&self, daemon: &Daemon, sources: &Path) -> io::Result<Run> {
+        // A colon would begin a reference.
+        let folder = sources.join(self.name().replace(':', "-"));
+        let written = self.write(&folder);
+        let run = written.map(|source| daemon.bond(&["put", &source, "--name", &self.name()]));
+        let _ = std::fs::remove_dir_all(&folder);
+        run
+    }
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// A put was answered.
+    #[track_caller]
+    pub(super) fn has_put(&mut self, work: &Work, answer: &Run) {
+        let digest = answer.digest().to_string();
+        self.fates.insert(digest.clone(), Fate::Held);
+        self.names.entry(digest).or_default().insert(work.name());
+    }
+
+    /// The artifacts with this fate.
+    pub(super) fn with(&self, fate: Fate) -> Vec<String> {
+        let those = self.fates.iter().filter(|(_, its)| **its == fate);
+        those.map(|(digest, _)| digest.clone()).collect()
+    }
+
+    /// Takes an artifact off.
+    pub(super) fn forget(&mut self, digest: &str) {
+        self.fates.remove(digest);
+        self.names.remove(digest);
+    }
+}
+
+/// One client after another, until something fails, which it must not before the end is said.
+pub(super) fn work(
+    daemon: &Daemon,
+    (round, thread): (usize, usize),
+    sources: &Path,
+    ledger: &Mutex<Ledger>,
+    over: &AtomicBool,
+) {
+    let is_over = |told: &str| assert!(over.load(Ordering::SeqCst), "before the cut: {told}");
+    let mut own = Vec::new();
+    for n in 0.. {
+        let work = Work { round, thread, n };
+        match work.put(daemon, sources) {
+            Ok(put) if put.code == Some(0) => {
+                let mut ledger = ledger.lock().unwrap();
+                ledger.has_put(&work, &put);
+                ledger.n_acknowledged += 1;
+                if work.is_own() {
+                    own.push(put.digest().to_string());
+                }
+            }
+            Ok(put) => {
+                is_over(&put.told());
+                return ledger.lock().unwrap().cut_off.push(work);
+            }
+            Err(error) => return is_over(&error.to_string()),
+        }
+        if own.len() > 4 {
+            let ends = own.remove(n % 4);
+            ledger.lock().unwrap().fates.insert(ends.clone(), Fate::Ending);
+            let retired = daemon.bond(&["retire", &ends]);
+            if retired.code != Some(0) {
+                return is_over(&retired.told());
+            }
+            let mut ledger = ledger.lock().unwrap();
+            ledger.fates.insert(ends, Fate::Ended);
+            ledger.n_acknowledged += 1;
+        }
+        if thread == 0 && n % 8 == 7 {
+            let collected = daemon.bond(&["gc"]);
+            if collected.code != Some(0) {
+                return is_over(&collected.told());
+            }
+        }
+    }
+}
