@@ -8,6 +8,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,8 @@ pub(crate) struct Index {
     files: sled::Tree,
     sizes: sled::Tree,
     verified: sled::Tree,
+    /// Something could not be written: what is not found here may be there all the same.
+    is_torn: AtomicBool,
 }
 
 impl Index {
@@ -57,6 +60,7 @@ impl Index {
                 files: db.open_tree("files")?,
                 sizes: db.open_tree("sizes")?,
                 verified: db.open_tree("verified")?,
+                is_torn: AtomicBool::new(false),
                 db,
             })
         };
@@ -80,7 +84,7 @@ impl Index {
     }
 
     pub(crate) fn note(&self, workspace: &Workspace, artifact: &Digest, facts: &Facts) {
-        said("note", || {
+        self.said("note", || {
             let bytes = serde_json::to_vec(facts).unwrap_or_default();
             self.facts.insert(key(workspace, artifact), bytes)?;
             if let Some(file) = &facts.file {
@@ -91,7 +95,7 @@ impl Index {
     }
 
     pub(crate) fn note_size(&self, size: u64) {
-        said("note a size", || self.sizes.insert(size.to_be_bytes(), &[]).map(drop));
+        self.said("note a size", || self.sizes.insert(size.to_be_bytes(), &[]).map(drop));
     }
 
     /// Whether a blob of that size may be in the store. `true` can be wrong; after a rebuild that
@@ -101,7 +105,7 @@ impl Index {
     }
 
     pub(crate) fn forget(&self, workspace: &Workspace, artifact: &Digest) {
-        said("forget", || {
+        self.said("forget", || {
             let key = key(workspace, artifact);
             if let Some(facts) = self.facts.remove(&key)?
                 && let Ok(Facts { file: Some(file), .. }) = serde_json::from_slice(&facts)
@@ -120,6 +124,9 @@ impl Index {
     /// The artifacts that wrap a file with this digest.
     /// `None` when that cannot be said.
     pub(crate) fn wrappers(&self, workspace: &Workspace, file: &Digest) -> Option<Vec<Digest>> {
+        if self.is_torn.load(Ordering::Relaxed) {
+            return None;
+        }
         let prefix = file_key(workspace, file, None);
         let keys = self.files.scan_prefix(&prefix).keys().take(100);
         keys.map(|key| std::str::from_utf8(&key.ok()?[prefix.len()..]).ok()?.parse().ok()).collect()
@@ -127,7 +134,7 @@ impl Index {
 
     pub(crate) fn note_verified(&self, workspace: &Workspace, artifact: &Digest, at: u64) {
         let insert = || self.verified.insert(key(workspace, artifact), &at.to_be_bytes());
-        said("note a verification", || insert().map(drop));
+        self.said("note a verification", || insert().map(drop));
     }
 
     pub(crate) fn verified_at(&self, workspace: &Workspace, artifact: &Digest) -> Option<u64> {
@@ -135,9 +142,19 @@ impl Index {
         Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?))
     }
 
+    fn said(&self, doing: &str, what: impl FnOnce() -> sled::Result<()>) {
+        if let Err(error) = what() {
+            self.is_torn.store(true, Ordering::Relaxed);
+            tracing::warn!(%error, doing, "the index failed");
+        }
+    }
+
     /// Writes everything out, and which stop this is. Says whether that may be believed at the
     /// next start.
     pub(crate) fn close(self, stop: &str) -> bool {
+        if self.is_torn.load(Ordering::Relaxed) {
+            return false;
+        }
         let write = || self.db.insert(STOP, stop).and_then(|_| self.db.flush());
         match catch_unwind(AssertUnwindSafe(write)) {
             Ok(Ok(_)) => true,
@@ -147,12 +164,6 @@ impl Index {
             }
             Err(_) => false,
         }
-    }
-}
-
-fn said(doing: &str, what: impl FnOnce() -> sled::Result<()>) {
-    if let Err(error) = what() {
-        tracing::warn!(%error, doing, "the index failed");
     }
 }
 

@@ -19,6 +19,8 @@ use crate::source::Reading;
 
 /// Bytes that go through at once where no other thread takes part.
 const STEP: usize = 128 << 10;
+/// How much room a stream of unknown length asks for at once.
+const GROWTH: u64 = 16 << 20;
 /// Bytes that go from thread to thread at once.
 const CHUNK: usize = 1 << 20;
 /// Chunks of one blob in flight: one being read, one hashed, two written, two waiting.
@@ -44,6 +46,11 @@ pub(crate) struct Proved {
     pub(crate) synced: bool,
 }
 
+/// Told of the store's file that turned out to be rotten.
+pub(crate) type OnRot<'a> = dyn Fn(&dyn File) + Sync + 'a;
+/// Refuses bytes that there is no room for.
+pub(crate) type MayGrow<'a> = dyn Fn(u64) -> Result<(), Error> + Sync + 'a;
+
 /// Where one blob goes.
 pub(crate) struct Intake<'a> {
     pub(crate) disk: &'a dyn Disk,
@@ -55,8 +62,10 @@ pub(crate) struct Intake<'a> {
     pub(crate) pipeline_from: u64,
     /// Counts the bytes that went through.
     pub(crate) progress: &'a AtomicU64,
-    /// Keeps a copy of what turned out to be rotten, before its name goes.
-    pub(crate) on_rot: Box<dyn Fn(&RelPath) + Sync + 'a>,
+    /// Keeps a copy of the store's file when that turned out to be rotten.
+    pub(crate) on_rot: Box<OnRot<'a>>,
+    /// Asked before a stream of unknown length may grow by so many bytes.
+    pub(crate) may_grow: Box<MayGrow<'a>>,
 }
 
 impl Intake<'_> {
@@ -78,6 +87,10 @@ impl Intake<'_> {
             _ => {}
         }
         if rewritten {
+            // Only now is it known that the store's copy was the wrong one of the two.
+            if let Some(existing) = &self.existing {
+                (self.on_rot)(&**existing);
+            }
             self.read_back(&proved)?;
         }
         Ok(proved)
@@ -112,9 +125,12 @@ impl Intake<'_> {
         let mut buffer = vec![0; step];
         let mut hasher = Hasher::new(expected.algorithm);
         let mut lane = Lane::new(self, None)?;
-        let mut at = 0;
+        let mut at: u64 = 0;
         loop {
             let filled = reading.fill(&mut buffer)?;
+            if expected.size.is_none() && at.is_multiple_of(GROWTH) {
+                (self.may_grow)(GROWTH)?;
+            }
             check_not_longer(expected, &hasher, at + filled as u64)?;
             hasher.update(&buffer[..filled]);
             lane.take(&buffer[..filled], at)?;
@@ -140,7 +156,9 @@ impl Intake<'_> {
         let size = expected.size.unwrap_or(0);
         let reads_ahead = reading.is_file();
         let ring = Ring::new(N_CHUNKS, CHUNK);
-        let lane = Lane::new(self, Some(size))?;
+        // Room is taken ahead only for a file that is there, never on a stream's word.
+        let ahead = if reads_ahead { size } else { 0 };
+        let lane = Lane::new(self, Some(ahead))?;
         let file = lane.file.clone();
         thread::scope(|scope| {
             // Comparing may have to turn into writing from the first byte on: one lane, in order.
@@ -334,7 +352,7 @@ impl<'a> Lane<'a> {
         let how = if large.is_some() { Create::Direct } else { Create::Buffered };
         let file: Arc<dyn File> =
             disk.create(path, how).map_err(Error::disk("creating", path))?.into();
-        if let Some(size) = large {
+        if let Some(size) = large.filter(|size| *size > 0) {
             file.allocate(size).map_err(Error::disk("allocating", path))?;
         }
         self.file = Some(Arc::clone(&file));
@@ -363,7 +381,6 @@ impl<'a> Lane<'a> {
     /// the same so far.
     fn give_up(&mut self, existing: &dyn File, upto: u64) -> Result<(), Error> {
         let (disk, path) = (self.intake.disk, self.intake.path);
-        (self.intake.on_rot)(path);
         self.existing = None;
         self.rewritten = true;
         disk.unlink(path).map_err(Error::disk("removing", path))?;

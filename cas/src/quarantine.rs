@@ -41,30 +41,47 @@ pub(crate) fn knows(disk: &dyn Disk, subject: &Subject) -> bool {
 }
 
 /// Notes the damage and keeps a copy of what stands at `path`, if it is a file. Keeping is for
-/// study: when it fails the damage is reported all the same, so failures are only logged.
-pub(crate) fn keep(disk: &dyn Disk, subject: &Subject, path: Option<&RelPath>) {
-    static SERIAL: AtomicU64 = AtomicU64::new(0);
-    let folder = subject.folder();
-    if let Err(error) = disk.make_dir(&folder, 0o700)
-        && error.kind() != io::ErrorKind::AlreadyExists
-    {
-        tracing::warn!(%folder, %error, "damage could not be noted");
-        return;
+/// study: when it fails the damage is reported all the same, so failures are only logged. `false`
+/// when there are bad bytes of which no copy could be made.
+pub(crate) fn keep(disk: &dyn Disk, subject: &Subject, path: Option<&RelPath>) -> bool {
+    let is_noted = note(disk, subject);
+    match path.map(|path| disk.open(path)) {
+        Some(Ok(file)) => is_noted && keep_open(disk, subject, &*file),
+        _ => is_noted,
     }
-    let Some(path) = path else { return };
-    let Ok(file) = disk.open(path) else { return };
+}
+
+fn note(disk: &dyn Disk, subject: &Subject) -> bool {
+    let folder = subject.folder();
+    match disk.make_dir(&folder, 0o700) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            tracing::warn!(%folder, %error, "damage could not be noted");
+            false
+        }
+        _ => true,
+    }
+}
+
+/// The same for a file that is open, whatever became of its name.
+pub(crate) fn keep_open(disk: &dyn Disk, subject: &Subject, file: &dyn File) -> bool {
+    static SERIAL: AtomicU64 = AtomicU64::new(0);
+    if !note(disk, subject) {
+        return false;
+    }
+    let folder = subject.folder();
     let part = folder.join(format!("part-{}", SERIAL.fetch_add(1, Ordering::Relaxed)));
-    let copied = copy(disk, &*file, &part).and_then(|name| {
+    let copied = copy(disk, file, &part).and_then(|name| {
         let kept = folder.join(name);
         match disk.rename_new(&part, &kept) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.unlink(&part),
             other => other,
         }
     });
-    if let Err(error) = copied {
+    if let Err(error) = &copied {
         let _ = disk.unlink(&part);
-        tracing::warn!(%folder, %error, "damaged bytes could not be kept");
+        tracing::warn!(%folder, %error, "damaged bytes could not be copied");
     }
+    copied.is_ok()
 }
 
 /// Copies a file and returns a name made of what it holds, so that the same rot is kept once.
@@ -89,12 +106,13 @@ fn copy(disk: &dyn Disk, file: &dyn File, to: &RelPath) -> io::Result<String> {
     }
 }
 
-/// Moves a folder that stands where none belongs, with whatever is in it.
-pub(crate) fn move_folder(disk: &dyn Disk, subject: &Subject, path: &RelPath) -> io::Result<()> {
+/// Moves what stands where it does not belong: a folder, or a file that is too large to be copied.
+pub(crate) fn move_away(disk: &dyn Disk, subject: &Subject, path: &RelPath) -> io::Result<()> {
+    note(disk, subject);
     let folder = subject.folder();
-    // Any free name will do; a folder of this store is not put here a thousand times.
+    // Any free name will do; a thousand of them are not put here.
     for number in 0..1000 {
-        match disk.rename_new(path, &folder.join(format!("folder-{number}"))) {
+        match disk.rename_new(path, &folder.join(format!("moved-{number}"))) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             other => return other,
         }

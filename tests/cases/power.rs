@@ -28,7 +28,7 @@ const KINDS: [(&str, &str, &[&str]); 2] =
 const N_CLIENTS: usize = 4;
 
 /// Cuts of each filesystem.
-const N_ROUNDS: usize = 48;
+const N_ROUNDS: usize = 15;
 
 /// Whether a case is wanted and can be; what is lacking is told.
 fn can_run(test: &str) -> bool {

@@ -154,9 +154,9 @@ impl Draft {
         }
         let taken = self.take_new(claimed, size, reading);
         if taken.is_err() {
-            lock(&self.members).remove(claimed);
-            // A failed blob leaves no file behind that the same draft would stumble over.
+            // First the file, then the member: nobody else may begin this blob in between.
             let _ = self.store.inner.disk.unlink(&layout::blob_in(&self.dir, claimed));
+            lock(&self.members).remove(claimed);
         }
         taken
     }
@@ -184,6 +184,11 @@ impl Draft {
         size: u64,
         reading: &mut Reading<'_>,
     ) -> Result<Taken, Error> {
+        if let Some(actual) = lock(&self.members).get(claimed).and_then(|member| member.size)
+            && actual != size
+        {
+            return Err(Refusal::WrongSize { digest: *claimed, claimed: size, actual }.into());
+        }
         let (digest, actual) = hash_reading(reading, claimed.algorithm(), size)?;
         if actual != size {
             return Err(Refusal::WrongSize { digest: *claimed, claimed: size, actual }.into());
@@ -235,10 +240,11 @@ impl Draft {
             existing,
             pipeline_from: self.store.inner.options.pipeline_from,
             progress: &self.progress,
-            on_rot: Box::new(move |path| {
+            may_grow: Box::new(|size| self.admit(size)),
+            on_rot: Box::new(move |rotten| {
                 if let Some(digest) = digest {
-                    tracing::error!(%digest, "the store's copy is rotten and will be replaced");
-                    quarantine::keep(disk, &Subject::Blob(digest), Some(path));
+                    tracing::error!(%digest, "the store's copy is rotten and is replaced");
+                    quarantine::keep_open(disk, &Subject::Blob(digest), rotten);
                 }
             }),
         }

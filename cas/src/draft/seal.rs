@@ -231,6 +231,10 @@ impl Draft {
             files.push((own, theirs, Subject::Blob(digest)));
         }
         for (own, theirs, subject) in &files {
+            let _guard = match subject {
+                Subject::Blob(digest) => Some(inner.lock_digest(digest)),
+                Subject::Fixed(_) => None,
+            };
             let (ours, there) = (disk.stat(own), disk.stat(theirs));
             let ours = match ours {
                 Ok(ours) => ours,

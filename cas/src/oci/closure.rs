@@ -94,7 +94,7 @@ pub fn walk<E: From<Refusal>>(
         limits,
         fetch,
         nodes: Vec::new(),
-        sizes: HashMap::new(),
+        met: HashMap::new(),
         above: Vec::new(),
         n_entries: 0,
         mismatch: None,
@@ -105,16 +105,17 @@ pub fn walk<E: From<Refusal>>(
         (Err(error), true, _) => Err(error),
         (_, _, Some(mismatch)) => Err(mismatch.into()),
         (Err(error), _, None) => Err(error),
-        (Ok(()), _, None) => Ok(Closure { nodes: walk.nodes }),
+        (Ok(()), _, None) => Ok(Closure { nodes: walk.nodes.into_iter().flatten().collect() }),
     }
 }
 
 struct Walk<'a, E> {
     limits: &'a Limits,
     fetch: &'a mut dyn FnMut(&Descriptor) -> Result<Vec<u8>, E>,
-    nodes: Vec<Node>,
-    /// The size that was claimed for each digest already met.
-    sizes: HashMap<Digest, u64>,
+    /// `None` where a blob turned out to be a manifest that comes later.
+    nodes: Vec<Option<Node>>,
+    /// Each digest already met: the size that was claimed, and where it stands if it is a blob.
+    met: HashMap<Digest, (u64, Option<usize>)>,
     /// The documents from the root down to the one being read.
     above: Vec<Digest>,
     n_entries: usize,
@@ -145,8 +146,8 @@ impl<E: From<Refusal>> Walk<'_, E> {
             self.child(child)?;
         }
         self.above.pop();
-        self.sizes.insert(digest, claim.size);
-        self.nodes.push(Node::Manifest(Box::new(manifest)));
+        self.met.insert(digest, (claim.size, None));
+        self.nodes.push(Some(Node::Manifest(Box::new(manifest))));
         Ok(())
     }
 
@@ -161,25 +162,22 @@ impl<E: From<Refusal>> Walk<'_, E> {
             let (root, limit) = (self.above[0], self.limits.entries);
             return Err(Refusal::TooManyEntries { root, limit }.into());
         }
-        if let Some(actual) = self.sizes.get(&digest) {
-            // Met before: the same bytes cannot have two sizes. A manifest met as a plain blob is
-            // still a manifest, so it is only skipped when it was read as one or need not be.
-            if *actual != child.size {
-                let (claimed, actual) = (child.size, *actual);
-                return Err(Refusal::WrongSize { digest, claimed, actual }.into());
+        if let Some(&(actual, blob)) = self.met.get(&digest) {
+            // The same bytes cannot have two sizes. A manifest that was met as a plain blob is a
+            // manifest all the same, so then the blob gives way to it.
+            if actual != child.size {
+                return Err(Refusal::WrongSize { digest, claimed: child.size, actual }.into());
             }
-            let seen_as_blob =
-                || self.nodes.iter().position(|n| matches!(n, Node::Blob(d) if d.digest == digest));
-            match child.is_manifest().then(seen_as_blob).flatten() {
-                Some(place) => drop(self.nodes.remove(place)),
+            match blob.filter(|_| child.is_manifest()) {
+                Some(place) => self.nodes[place] = None,
                 None => return Ok(()),
             }
         }
         if child.is_manifest() {
             return self.document(child);
         }
-        self.sizes.insert(digest, child.size);
-        self.nodes.push(Node::Blob(child.clone()));
+        self.met.insert(digest, (child.size, Some(self.nodes.len())));
+        self.nodes.push(Some(Node::Blob(child.clone())));
         Ok(())
     }
 }

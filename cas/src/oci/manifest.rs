@@ -1,13 +1,15 @@
 //! One manifest or index: its exact bytes, and what they say.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use base64::Engine as _;
 use oci_spec::image::{
     DescriptorBuilder, ImageManifestBuilder, MediaType, SCHEMA_VERSION, Sha256Digest,
 };
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::{Descriptor, Limits, Refusal, media_type};
 use crate::digest::{Digest, ParseError};
@@ -128,6 +130,7 @@ impl Manifest {
             // Only OCI lets it out. So the type of a root always follows from its own bytes.
             return Err(malformed(format!("a {} must say so in mediaType", claim.media_type)));
         }
+        bound_type(digest, document.artifact_type.as_deref().unwrap_or_default())?;
         let parsed = |raw: RawDescriptor| raw.parse(digest);
         let (kind, config, children) = match (document.manifests, document.config, document.layers)
         {
@@ -222,6 +225,18 @@ impl Manifest {
     }
 }
 
+/// Types stand in listings and messages, so they are as short as their grammar wants them
+/// (RFC 6838: 127 characters on either side of the slash).
+fn bound_type(document: Digest, media_type: &str) -> Result<(), Refusal> {
+    match media_type.len() <= 255 {
+        true => Ok(()),
+        false => {
+            let reason = format!("a media type of {} bytes is none", media_type.len());
+            Err(Refusal::Malformed { digest: document, reason })
+        }
+    }
+}
+
 impl RawDescriptor {
     fn parse(self, document: Digest) -> Result<Descriptor, Refusal> {
         let digest: Digest =
@@ -239,6 +254,8 @@ impl RawDescriptor {
                 return Err(Refusal::Mismatch { claimed: digest, actual });
             }
         }
+        bound_type(document, &self.media_type)?;
+        bound_type(document, self.artifact_type.as_deref().unwrap_or_default())?;
         Ok(Descriptor {
             media_type: self.media_type,
             digest,
@@ -253,37 +270,80 @@ impl RawDescriptor {
 
 /// Some readers fold the case of keys: to them `Layers` is `layers`, and they would see another
 /// document than we do. A key that differs from one that decides something only by its case is
-/// refused.
+/// refused. Only keys are looked at, and nothing is kept: the document is not believed yet.
 fn refuse_look_alikes(bytes: &[u8]) -> Result<(), String> {
-    use serde_json::Value;
+    serde_json::from_slice::<DocumentKeys>(bytes).map(|DocumentKeys| ()).map_err(|e| e.to_string())
+}
 
-    fn look(object: &serde_json::Map<String, Value>, keys: &[&str]) -> Result<(), String> {
-        for name in object.keys() {
-            if let Some(key) = keys.iter().find(|k| k.eq_ignore_ascii_case(name) && **k != name) {
-                return Err(format!("the key {name:?} reads as {key:?} to some tools"));
-            }
-        }
-        Ok(())
+struct DocumentKeys;
+struct DescriptorKeys;
+
+fn look<E: serde::de::Error>(name: &str, keys: &[&str]) -> Result<(), E> {
+    match keys.iter().find(|key| key.eq_ignore_ascii_case(name) && **key != name) {
+        Some(key) => Err(E::custom(format!("the key {name:?} reads as {key:?} to some tools"))),
+        None => Ok(()),
+    }
+}
+
+impl<'de> Deserialize<'de> for DocumentKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<DocumentKeys, D::Error> {
+        deserializer.deserialize_map(DocumentKeys)
+    }
+}
+
+impl<'de> Visitor<'de> for DocumentKeys {
+    type Value = DocumentKeys;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
     }
 
-    let Ok(Value::Object(document)) = serde_json::from_slice::<Value>(bytes) else {
-        return Err("it is not a JSON object".to_owned());
-    };
-    look(&document, &DOCUMENT_KEYS)?;
-    for value in
-        ["config", "subject", "layers", "manifests"].iter().filter_map(|k| document.get(*k))
-    {
-        match value {
-            Value::Object(descriptor) => look(descriptor, &DESCRIPTOR_KEYS)?,
-            Value::Array(list) => {
-                for descriptor in list.iter().filter_map(Value::as_object) {
-                    look(descriptor, &DESCRIPTOR_KEYS)?;
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<DocumentKeys, A::Error> {
+        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+            look(&name, &DOCUMENT_KEYS)?;
+            match &*name {
+                "config" | "subject" | "layers" | "manifests" => {
+                    let DescriptorKeys = map.next_value()?;
+                }
+                _ => {
+                    let IgnoredAny = map.next_value()?;
                 }
             }
-            _ => {}
         }
+        Ok(DocumentKeys)
     }
-    Ok(())
+}
+
+impl<'de> Deserialize<'de> for DescriptorKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<DescriptorKeys, D::Error> {
+        deserializer.deserialize_any(DescriptorKeys)
+    }
+}
+
+/// One descriptor, a list of them, or null: the types have been checked already.
+impl<'de> Visitor<'de> for DescriptorKeys {
+    type Value = DescriptorKeys;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a descriptor or a list of them")
+    }
+
+    fn visit_unit<E>(self) -> Result<DescriptorKeys, E> {
+        Ok(DescriptorKeys)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<DescriptorKeys, A::Error> {
+        while list.next_element::<DescriptorKeys>()?.is_some() {}
+        Ok(DescriptorKeys)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<DescriptorKeys, A::Error> {
+        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+            look(&name, &DESCRIPTOR_KEYS)?;
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(DescriptorKeys)
+    }
 }
 
 /// The media type that a sealed root has by its own bytes: what it says, or else what it looks

@@ -7,6 +7,7 @@
 mod prove;
 mod structure;
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -37,7 +38,7 @@ pub struct Checked {
     closure: Closure,
     size: u64,
     n_healed: u64,
-    absent: Vec<Digest>,
+    absent: HashSet<Digest>,
 }
 
 /// One blob or manifest that was hashed whole just now, still open.
@@ -91,7 +92,7 @@ impl Sealed {
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::NotFound`], [`Error::Disk`].
-    pub fn closure(&self) -> Result<(Closure, Vec<Digest>), Error> {
+    pub fn closure(&self) -> Result<(Closure, HashSet<Digest>), Error> {
         self.inspect(false).map(|found| (found.closure, found.absent))
     }
 
@@ -217,7 +218,7 @@ pub(crate) fn facts_of(closure: &Closure, size: u64) -> Facts {
     Facts {
         media_type: root.map(|root| root.media_type().to_owned()).unwrap_or_default(),
         artifact_type: root.and_then(|root| root.artifact_type().map(str::to_owned)),
-        title: layer.and_then(title),
+        title: layer.and_then(title).map(|title| title.chars().take(255).collect()),
         file: layer.map(|layer| layer.digest),
         size,
         n_blobs: closure.nodes().len() as u64,
@@ -248,7 +249,7 @@ impl Checked {
     }
 
     /// Non-distributable layers that are not there.
-    pub fn absent(&self) -> &[Digest] {
+    pub fn absent(&self) -> &HashSet<Digest> {
         &self.absent
     }
 }

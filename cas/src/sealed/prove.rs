@@ -1,5 +1,6 @@
 //! Proving a layout again: every member there, and made of the bytes that its digest says.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +21,7 @@ const AHEAD_FROM: u64 = 8 << 20;
 /// What a look at a layout found.
 pub(super) struct Inspection {
     pub(super) closure: Closure,
-    pub(super) absent: Vec<Digest>,
+    pub(super) absent: HashSet<Digest>,
     pub(super) n_healed: u64,
 }
 
@@ -41,16 +42,18 @@ impl Sealed {
         let layout = self.path();
         let disk = &*self.inner().disk;
 
-        let mut absent = Vec::new();
+        let mut absent = HashSet::new();
         let mut whole = Vec::new();
         for descriptor in closure.blobs() {
             let digest = descriptor.digest;
+            // One whose damage was told was there, and its loss is no permission.
             if descriptor.may_be_absent()
+                && !quarantine::knows(disk, &Subject::Blob(digest))
                 && disk
                     .stat(&layout::blob_in(&layout, &digest))
                     .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
             {
-                absent.push(digest);
+                absent.insert(digest);
                 continue;
             }
             whole.push((digest, descriptor.size));
@@ -205,10 +208,16 @@ impl Sealed {
         n_healed: &mut u64,
     ) -> Result<Result<Box<dyn File>, DamageKind>, Error> {
         let path = layout::blob_in(&self.path(), digest);
-        let damage = match self.look(digest, size, ahead, &path)? {
+        if let Ok(file) = self.look(digest, size, ahead, &path)? {
+            return Ok(Ok(file));
+        }
+        // Twice wrong before it is damage: a read can go wrong once, and a layout that was retired
+        // meanwhile has lost nothing.
+        let damage = match self.look(digest, size, false, &path)? {
             Ok(file) => return Ok(Ok(file)),
             Err(damage) => damage,
         };
+        self.store.sealed(&self.workspace, &self.digest)?;
         if quarantine::knows(&*self.inner().disk, &Subject::Blob(*digest))
             && self.heal(digest, size, &path)?
         {
@@ -216,7 +225,7 @@ impl Sealed {
             *n_healed += 1;
             return self.look(digest, size, ahead, &path);
         }
-        self.put_away(digest, size, &path)?;
+        self.put_away(digest, &path)?;
         Ok(Err(damage))
     }
 
@@ -267,14 +276,26 @@ impl Sealed {
         }
         quarantine::keep(disk, &Subject::Blob(*digest), Some(path));
         let spare = inner.staging("heal");
-        {
-            let _guard = inner.lock_digest(digest);
-            disk.link(&blob, &spare).map_err(Error::disk("linking", &blob))?;
+        let _guard = inner.lock_digest(digest);
+        match disk.link(&blob, &spare) {
+            // Collected or worn out meanwhile: there is nothing to heal from just now.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::TooManyLinks
+                ) =>
+            {
+                return Ok(false);
+            }
+            other => other.map_err(Error::disk("linking", &blob))?,
         }
         if disk.stat(path).is_ok_and(|stat| stat.kind == Kind::Folder) {
             inner.remove_tree(path)?;
         }
-        disk.rename(&spare, path).map_err(Error::disk("renaming", &spare))?;
+        let healed = disk.rename(&spare, path).map_err(Error::disk("renaming", &spare));
+        // A rename between two links of one file leaves both: somebody else healed it as well.
+        let _ = disk.unlink(&spare);
+        healed?;
         self.sync_folder_of(path)?;
         Ok(true)
     }
@@ -286,7 +307,7 @@ impl Sealed {
 
     /// A damaged file leaves the layout, and if it is the store's own copy, `blobs/` as well, so
     /// that the next put writes it anew. A copy stays in quarantine.
-    pub(super) fn put_away(&self, digest: &Digest, size: u64, path: &RelPath) -> Result<(), Error> {
+    pub(super) fn put_away(&self, digest: &Digest, path: &RelPath) -> Result<(), Error> {
         let inner = self.inner();
         let disk = &*inner.disk;
         let Ok(stat) = disk.stat(path) else {
@@ -294,13 +315,24 @@ impl Sealed {
             return Ok(());
         };
         if stat.kind == Kind::File {
-            // Twice wrong before anything is removed: a read that went wrong once is no rot.
-            if matches!(self.look(digest, size, false, path), Ok(Ok(_))) {
+            let subject = Subject::Blob(*digest);
+            let is_kept = quarantine::keep(disk, &subject, Some(path));
+            let _guard = inner.lock_digest(digest);
+            // While it was copied, somebody may have put the good file in its place.
+            if !disk.stat(path).is_ok_and(|there| there.inode == stat.inode) {
                 return Ok(());
             }
-            quarantine::keep(disk, &Subject::Blob(*digest), Some(path));
-            disk.unlink(path).map_err(Error::disk("removing", path))?;
-            let _guard = inner.lock_digest(digest);
+            if is_kept {
+                disk.unlink(path).map_err(Error::disk("removing", path))?;
+            } else {
+                // Too large to be copied, or the disk is full: the file itself goes there.
+                inner.release_reserve();
+                if let Err(error) = quarantine::move_away(disk, &subject, path) {
+                    // It stays, and every check tells of it again.
+                    tracing::error!(%digest, %error, "a damaged file cannot be put into quarantine");
+                    return Ok(());
+                }
+            }
             let blob = layout::blob(digest);
             if disk.stat(&blob).is_ok_and(|there| there.inode == stat.inode) {
                 disk.unlink(&blob).map_err(Error::disk("removing", &blob))?;

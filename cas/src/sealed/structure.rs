@@ -42,6 +42,8 @@ impl Sealed {
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => DamageKind::NotAFile,
                 Err(error) => return Err(Error::disk("opening", &path)(error)),
             };
+            // Retired meanwhile: that is no damage.
+            self.store.sealed(&self.workspace, &self.digest)?;
             let known = quarantine::knows(disk, &subject);
             if what == DamageKind::Missing {
                 quarantine::keep(disk, &subject, None);
@@ -131,7 +133,7 @@ pub(super) fn put_stranger_away(
     let stat = disk.stat(path).map_err(Error::disk("looking at", path))?;
     quarantine::keep(disk, subject, Some(path));
     if stat.kind == Kind::Folder {
-        return quarantine::move_folder(disk, subject, path).map_err(Error::disk("moving", path));
+        return quarantine::move_away(disk, subject, path).map_err(Error::disk("moving", path));
     }
     disk.unlink(path).map_err(Error::disk("removing", path))
 }

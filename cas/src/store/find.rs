@@ -125,7 +125,8 @@ impl Store {
         Ok(found)
     }
 
-    /// The artifacts of a workspace after `after`, ordered by digest, at most `limit` of them.
+    /// The artifacts of a workspace after `after`, ordered by digest, at most `limit` of them, and
+    /// after which one to go on when there are more.
     ///
     /// # Errors
     /// [`Error::Disk`].
@@ -134,14 +135,23 @@ impl Store {
         workspace: &Workspace,
         after: Option<&Digest>,
         limit: usize,
-    ) -> Result<Vec<Summary>, Error> {
+    ) -> Result<(Vec<Summary>, Option<Digest>), Error> {
         let mut digests = self.artifacts(workspace)?;
         digests.retain(|digest| after.is_none_or(|after| digest > after));
+        let is_more = digests.len() > limit;
         digests.truncate(limit);
+        let next = digests.last().copied().filter(|_| is_more);
         let names = names::all(&*self.inner.disk, workspace)?;
         let summaries = digests.iter().map(|digest| self.summary_with(workspace, digest, &names));
-        // What was retired, or found damaged, since the folder was listed is left out or told bare.
-        Ok(summaries.filter_map(Result::ok).collect())
+        let mut found = Vec::with_capacity(summaries.len());
+        for summary in summaries {
+            match summary {
+                // Retired since the folder was listed.
+                Err(Error::NotFound { .. }) => {}
+                other => found.push(other?),
+            }
+        }
+        Ok((found, next))
     }
 
     /// One line of a listing.

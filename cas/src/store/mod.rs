@@ -125,6 +125,10 @@ impl Store {
 
     /// Stops in peace: the index is written out and marked as such.
     pub fn close(self) {
+        if Arc::strong_count(&self.inner) > 1 {
+            // Somebody may still seal something: the next start looks for itself.
+            return;
+        }
         let index = lock(&self.inner.index).take();
         let Some(index) = index.and_then(Arc::into_inner) else { return };
         if let Err(error) = self.mark_clean_stop(index) {

@@ -1,6 +1,8 @@
 //! `GET /v1/workspaces/W/artifacts/DIGEST`: what an artifact reaches. Its structure is checked and
 //! its manifests are hashed; its blobs are not.
 
+use std::collections::HashSet;
+
 use cas::digest::Digest;
 use cas::oci::Node;
 use wire::Problem;
@@ -36,7 +38,7 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     Answer::json(&closure)
 }
 
-fn member(node: &Node, absent: &[Digest]) -> Member {
+fn member(node: &Node, absent: &HashSet<Digest>) -> Member {
     let (children, subject) = match node {
         Node::Manifest(manifest) => {
             (manifest.children().to_vec(), manifest.subject().map(|subject| subject.digest))

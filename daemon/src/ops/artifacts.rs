@@ -22,13 +22,7 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     ask.check(Right::Read, &workspace, None)?;
 
     let store = ask.app.store.clone();
-    let list = move || {
-        // One more than is shown says whether there is a next page.
-        store.list(&workspace, after.as_ref(), limit + 1).map_err(refusal::problem)
-    };
-    let mut summaries = ask.run(Kind::Short, list).await?;
-    let is_more = summaries.len() > limit;
-    summaries.truncate(limit);
-    let next = summaries.last().filter(|_| is_more).map(|last| last.digest);
+    let list = move || store.list(&workspace, after.as_ref(), limit).map_err(refusal::problem);
+    let (summaries, next) = ask.run(Kind::Short, list).await?;
     Answer::json(&Artifacts { artifacts: summaries.into_iter().map(line).collect(), next })
 }

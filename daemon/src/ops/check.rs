@@ -37,7 +37,7 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
             size: checked.size(),
             n_blobs: checked.closure().nodes().len().saturating_sub(n_absent) as u64,
             n_healed: checked.n_healed(),
-            absent: checked.absent().to_vec(),
+            absent: checked.absent().iter().copied().collect(),
         })
     };
     let checked = ask.run(Kind::Hashing, hash).await?;

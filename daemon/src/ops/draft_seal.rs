@@ -17,14 +17,14 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     let Seal { root, names: texts } = body::json(ask).await?;
     let names = names(texts.iter().map(String::as_str))?;
     ask.record.digest = Some(root.digest);
-    let (draft, workspace) = ask.app.drafts.take(&id, ask.caller.peer.raw_uid())?;
-    ask.record.workspace = Some(workspace.to_string());
-
-    let app = ask.app.clone();
+    let (app, uid) = (ask.app.clone(), ask.caller.peer.raw_uid());
     let seal = move || {
+        // Taken out only now: a draft must outlive an answer that there is no place just now.
+        let (draft, _) = app.drafts.take(&id, uid)?;
         let (sealed, receipt) = draft.seal(&root, &names).map_err(refusal::problem)?;
         Ok(put(&app.metrics, &sealed, receipt, root.media_type, None))
     };
     let done = ask.run(Kind::Short, seal).await?;
+    ask.record.workspace = Some(done.workspace.clone());
     Answer::made(&done)
 }

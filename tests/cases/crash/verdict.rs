@@ -131,7 +131,7 @@ impl Case<'_> {
         }
         let mut listed: BTreeSet<Key> = BTreeSet::new();
         for workspace in told("listing workspaces", store.workspaces())? {
-            for summary in told("listing", store.list(&workspace, None, 100))? {
+            for summary in told("listing", store.list(&workspace, None, 100))?.0 {
                 listed.insert((workspace.clone(), summary.digest));
             }
         }
