@@ -56,7 +56,12 @@ impl Draft {
         let store = self.store.clone();
         let place = layout::artifact(&self.workspace, &root.digest);
         let is_new = store.inner.disk.stat(&place).is_err();
-        let counted = if is_new { receipt.size } else { 0 };
+        // What the workspace has already counts once; layers that were absent so far count now.
+        let held = match is_new {
+            true => 0,
+            false => store.facts(&self.workspace, &root.digest).map_or(0, |facts| facts.size),
+        };
+        let counted = receipt.size.saturating_sub(held);
         let reserved = store.inner.reserve(&self.workspace, counted)?;
         for (name, bytes) in [
             (layout::OCI_LAYOUT_FILE, layout::OCI_LAYOUT),
@@ -115,10 +120,10 @@ impl Draft {
             self.store.inner.settle(&published)?;
         }
 
-        let facts = facts_of(&closure, receipt.size);
-        if !receipt.existed {
+        if !receipt.existed || !is_new {
             reserved.keep();
         }
+        let facts = facts_of(&closure, receipt.size.max(held));
         self.remember(&root.digest, &facts, &closure);
         let sealed = Sealed::new(self.store.clone(), self.workspace.clone(), root.digest);
         Ok((sealed, receipt))
