@@ -8,7 +8,9 @@ use std::io;
 use crate::digest::Digest;
 use crate::disk::RelPath;
 use crate::oci::Refusal;
-use crate::workspace::NameError;
+use crate::stop::is_stop;
+use crate::store::Dedup;
+use crate::workspace::{Name, NameError};
 
 /// Why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +43,12 @@ pub enum Error {
         /// All that was found.
         damages: Vec<Damage>,
     },
+    /// The file of a name is not what it was. Giving the name again mends it.
+    #[error("the name {name} is damaged: its file is not what it was")]
+    DamagedName {
+        /// The name.
+        name: Name,
+    },
     /// The bringer's bytes could not be read.
     #[error("reading what was brought failed: {source}")]
     SourceRead {
@@ -53,6 +61,12 @@ pub enum Error {
         /// Which blob.
         what: String,
     },
+    /// Others hold so much memory for documents that there is none left: come back later.
+    #[error("too many documents are in memory just now")]
+    Busy,
+    /// Whoever waited for this has left: see [`crate::Stop`].
+    #[error("nobody waits for this any more")]
+    Stopped,
     /// The disk has no room, or less than must stay free.
     #[error("the store's disk is full")]
     Full,
@@ -84,6 +98,12 @@ pub enum Error {
         /// What its `bonded.json` says.
         found: String,
     },
+    /// The store was made to share bytes between others than it is now told.
+    #[error("the store was made with dedup = {made:?}")]
+    Dedup {
+        /// What its `bonded.json` says.
+        made: Dedup,
+    },
 }
 
 impl Error {
@@ -93,9 +113,15 @@ impl Error {
         path: &'a RelPath,
     ) -> impl Fn(io::Error) -> Error + 'a {
         move |source| match source.kind() {
+            _ if is_stop(&source) => Error::Stopped,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Full,
             _ => Error::Disk { doing, path: path.clone(), source },
         }
+    }
+
+    /// The same for a read of what somebody brings.
+    pub(crate) fn source(source: io::Error) -> Error {
+        if is_stop(&source) { Error::Stopped } else { Error::SourceRead { source } }
     }
 }
 

@@ -1,22 +1,28 @@
-//! Lookups derived from the layouts, in sled.
+//! Lookups derived from the layouts and the names, in sled.
 //!
-//! Nothing lives only here but verification times, which may be lost. Paths decide what exists;
-//! whatever goes wrong in this room is logged and answered with "not known", and the caller looks
-//! at the layouts instead. sled does its own filesystem calls, syncs too little for a power cut
-//! and may panic on what one leaves behind: so a marker file says whether the index was closed in
-//! peace, and without it the folder is thrown away.
+//! Nothing lives only here but verification times, which may be lost. Paths decide what exists:
+//! whoever asks here looks at the path that the answer names before believing it. Whatever goes
+//! wrong in this room is logged and answered with "not known", and the caller reads the layouts
+//! instead. sled does its own filesystem calls, syncs too little for a power cut and may panic on
+//! what one leaves behind: so a marker file says whether the index was closed in peace, and without
+//! it the folder is thrown away.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
+use sled::Batch;
 
 use crate::digest::Digest;
-use crate::workspace::Workspace;
+use crate::workspace::{Name, Workspace};
 
-/// The key under which the last clean stop is named.
-const STOP: &str = "stop";
+/// The key under which the last clean stop is named. The number is the format of the trees: an index
+/// of another one has no stop and is built again.
+const STOP: &str = "stop 2";
+/// From which size on it is worth knowing whether the store may have a blob of that size.
+pub(crate) const NOTED_FROM: u64 = 1 << 20;
 
 /// What a listing says of one artifact without reading it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,12 +41,20 @@ pub struct Facts {
     pub n_blobs: u64,
 }
 
-/// The open index.
+/// The open index. Keys are texts with a zero byte between their parts, the workspace first.
 pub(crate) struct Index {
     db: sled::Db,
+    /// workspace, artifact: its [`Facts`].
     facts: sled::Tree,
+    /// workspace, digest of a file, artifact that wraps it.
     files: sled::Tree,
+    /// workspace, member, artifact that reaches it.
+    holds: sled::Tree,
+    /// workspace, artifact, name that was given to it; it may lead elsewhere by now.
+    names: sled::Tree,
+    /// Sizes of blobs that are or were in the store.
     sizes: sled::Tree,
+    /// workspace, artifact: when it was last found whole.
     verified: sled::Tree,
     /// Something could not be written: what is not found here may be there all the same.
     is_torn: AtomicBool,
@@ -58,6 +72,8 @@ impl Index {
             Ok(Index {
                 facts: db.open_tree("facts")?,
                 files: db.open_tree("files")?,
+                holds: db.open_tree("holds")?,
+                names: db.open_tree("names")?,
                 sizes: db.open_tree("sizes")?,
                 verified: db.open_tree("verified")?,
                 is_torn: AtomicBool::new(false),
@@ -83,63 +99,123 @@ impl Index {
         String::from_utf8(self.db.get(STOP).ok()??.to_vec()).ok()
     }
 
-    pub(crate) fn note(&self, workspace: &Workspace, artifact: &Digest, facts: &Facts) {
+    /// Notes an artifact: what a listing says of it, and its members with their sizes.
+    pub(crate) fn note(
+        &self,
+        workspace: &Workspace,
+        artifact: &Digest,
+        facts: &Facts,
+        members: &[(Digest, u64)],
+    ) {
         self.said("note", || {
             let bytes = serde_json::to_vec(facts).unwrap_or_default();
-            self.facts.insert(key(workspace, artifact), bytes)?;
+            self.facts.insert(key(&[workspace, artifact]), bytes)?;
             if let Some(file) = &facts.file {
-                self.files.insert(file_key(workspace, file, Some(artifact)), &[])?;
+                self.files.insert(key(&[workspace, file, artifact]), &[])?;
             }
-            Ok(())
+            let mut holds = Batch::default();
+            for (member, size) in members {
+                holds.insert(key(&[workspace, member, artifact]), &[]);
+                if *size >= NOTED_FROM {
+                    self.sizes.insert(size.to_be_bytes(), &[])?;
+                }
+            }
+            self.holds.apply_batch(holds)
         });
     }
 
-    pub(crate) fn note_size(&self, size: u64) {
-        self.said("note a size", || self.sizes.insert(size.to_be_bytes(), &[]).map(drop));
-    }
-
-    /// Whether a blob of that size may be in the store. `true` can be wrong; after a rebuild that
-    /// was cut short `false` can be as well, and then a blob is written once more and compared.
+    /// Whether a blob of that size, of [`NOTED_FROM`] at least, may be in the store. `true` can be
+    /// wrong; after a rebuild that was cut short `false` can be as well, and then a blob is written
+    /// once more and compared.
     pub(crate) fn may_have_size(&self, size: u64) -> bool {
         self.sizes.contains_key(size.to_be_bytes()).unwrap_or(true)
     }
 
-    pub(crate) fn forget(&self, workspace: &Workspace, artifact: &Digest) {
+    pub(crate) fn forget(&self, workspace: &Workspace, artifact: &Digest, members: &[Digest]) {
         self.said("forget", || {
-            let key = key(workspace, artifact);
-            if let Some(facts) = self.facts.remove(&key)?
+            let key_of = key(&[workspace, artifact]);
+            if let Some(facts) = self.facts.remove(&key_of)?
                 && let Ok(Facts { file: Some(file), .. }) = serde_json::from_slice(&facts)
             {
-                self.files.remove(file_key(workspace, &file, Some(artifact)))?;
+                self.files.remove(key(&[workspace, &file, artifact]))?;
             }
-            self.verified.remove(key).map(drop)
+            let mut holds = Batch::default();
+            for member in members {
+                holds.remove(key(&[workspace, member, artifact]));
+            }
+            self.holds.apply_batch(holds)?;
+            self.verified.remove(key_of).map(drop)
         });
     }
 
     pub(crate) fn facts(&self, workspace: &Workspace, artifact: &Digest) -> Option<Facts> {
-        let bytes = self.facts.get(key(workspace, artifact)).ok()??;
+        let bytes = self.facts.get(key(&[workspace, artifact])).ok()??;
         serde_json::from_slice(&bytes).ok()
     }
 
-    /// The artifacts that wrap a file with this digest.
-    /// `None` when that cannot be said.
+    /// Up to a hundred artifacts that wrap a file with this digest; `None` when that cannot be
+    /// said.
     pub(crate) fn wrappers(&self, workspace: &Workspace, file: &Digest) -> Option<Vec<Digest>> {
-        if self.is_torn.load(Ordering::Relaxed) {
-            return None;
+        self.last_parts(&self.files, &[workspace, file])?.take(100).collect()
+    }
+
+    /// Calls `each` for the artifacts that reach a member, until it returns `false`. `None` when
+    /// they are not known.
+    pub(crate) fn holders(
+        &self,
+        workspace: &Workspace,
+        member: &Digest,
+        each: &mut dyn FnMut(Digest) -> bool,
+    ) -> Option<()> {
+        for artifact in self.last_parts(&self.holds, &[workspace, member])? {
+            if !each(artifact?) {
+                break;
+            }
         }
-        let prefix = file_key(workspace, file, None);
-        let keys = self.files.scan_prefix(&prefix).keys().take(100);
-        keys.map(|key| std::str::from_utf8(&key.ok()?[prefix.len()..]).ok()?.parse().ok()).collect()
+        Some(())
+    }
+
+    pub(crate) fn note_name(&self, workspace: &Workspace, artifact: &Digest, name: &Name) {
+        let key = key(&[workspace, artifact, name]);
+        self.said("note a name", || self.names.insert(key, &[]).map(drop));
+    }
+
+    pub(crate) fn forget_name(&self, workspace: &Workspace, artifact: &Digest, name: &Name) {
+        let key = key(&[workspace, artifact, name]);
+        self.said("forget a name", || self.names.remove(key).map(drop));
+    }
+
+    /// The names that were given to an artifact; `None` when they are not known.
+    pub(crate) fn names(&self, workspace: &Workspace, artifact: &Digest) -> Option<Vec<Name>> {
+        self.last_parts(&self.names, &[workspace, artifact])?.collect()
     }
 
     pub(crate) fn note_verified(&self, workspace: &Workspace, artifact: &Digest, at: u64) {
-        let insert = || self.verified.insert(key(workspace, artifact), &at.to_be_bytes());
+        let insert = || self.verified.insert(key(&[workspace, artifact]), &at.to_be_bytes());
         self.said("note a verification", || insert().map(drop));
     }
 
     pub(crate) fn verified_at(&self, workspace: &Workspace, artifact: &Digest) -> Option<u64> {
-        let bytes = self.verified.get(key(workspace, artifact)).ok()??;
+        let bytes = self.verified.get(key(&[workspace, artifact])).ok()??;
         Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?))
+    }
+
+    /// What follows `parts` in the keys of a tree. `None` for a torn index; a key that cannot be
+    /// read is a `None` among the others.
+    fn last_parts<'a, T: FromStr + 'a>(
+        &self,
+        tree: &'a sled::Tree,
+        parts: &[&dyn std::fmt::Display],
+    ) -> Option<impl Iterator<Item = Option<T>> + 'a> {
+        if self.is_torn.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut prefix = key(parts);
+        prefix.push(0);
+        let from = prefix.len();
+        let last =
+            move |key: sled::IVec| std::str::from_utf8(key.get(from..)?).ok()?.parse::<T>().ok();
+        Some(tree.scan_prefix(prefix).keys().map(move |key| last(key.ok()?)))
     }
 
     fn said(&self, doing: &str, what: impl FnOnce() -> sled::Result<()>) {
@@ -167,11 +243,15 @@ impl Index {
     }
 }
 
-fn key(workspace: &Workspace, digest: &Digest) -> Vec<u8> {
-    format!("{workspace}\0{digest}").into_bytes()
-}
-
-fn file_key(workspace: &Workspace, file: &Digest, artifact: Option<&Digest>) -> Vec<u8> {
-    let artifact = artifact.map(Digest::to_string).unwrap_or_default();
-    format!("{workspace}\0{file}\0{artifact}").into_bytes()
+/// No part holds a zero byte: they are workspaces, digests and names.
+fn key(parts: &[&dyn std::fmt::Display]) -> Vec<u8> {
+    let mut text = String::with_capacity(192);
+    for (i, part) in parts.iter().enumerate() {
+        if i > 0 {
+            text.push('\0');
+        }
+        // Writing to a text never fails.
+        let _ = std::fmt::Write::write_fmt(&mut text, format_args!("{part}"));
+    }
+    text.into_bytes()
 }

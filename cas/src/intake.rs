@@ -15,7 +15,9 @@ use crate::digest::{Algorithm, Digest, Hasher};
 use crate::disk::{Create, Disk, File, RelPath, read_exact_at, write_all_at};
 use crate::error::Error;
 use crate::oci::Refusal;
+use crate::reader::hash;
 use crate::source::Reading;
+use crate::stop::Stop;
 
 /// Bytes that go through at once where no other thread takes part.
 const STEP: usize = 128 << 10;
@@ -109,7 +111,7 @@ impl Intake<'_> {
         if self.existing.is_none()
             && let Some(file) = self.shared(reading, size)?
         {
-            return Ok((self.prove_shared(expected, &*file, size)?, false));
+            return Ok((self.prove_shared(expected, &*file, size, &reading.stop())?, false));
         }
         self.pipelined(expected, reading)
     }
@@ -180,7 +182,7 @@ impl Intake<'_> {
                 ends.push(scope.spawn(move || lane.run(&receive)));
             }
             let (mut hasher, mut at) = (Hasher::new(expected.algorithm), 0);
-            let mut hash = |chunk: &Chunk| {
+            let mut digested = |chunk: &Chunk| {
                 check_not_longer(expected, &hasher, chunk.offset + chunk.bytes().len() as u64)?;
                 hasher.update(chunk.bytes());
                 at += chunk.bytes().len() as u64;
@@ -210,14 +212,14 @@ impl Intake<'_> {
                     }
                     Ok(())
                 });
-                let hashed = receive.iter().try_for_each(|chunk| hash(&chunk));
+                let hashed = receive.iter().try_for_each(|chunk| digested(&chunk));
                 drop(receive);
                 let read = reader.join().unwrap_or_else(|_| Err(thread_died(self.path)));
                 hashed.and(read)
             } else {
                 let mut all = || {
                     while let Some(chunk) = read(reading)? {
-                        hash(&chunk)?;
+                        digested(&chunk)?;
                         if chunk.bytes().len() < CHUNK {
                             break;
                         }
@@ -275,8 +277,9 @@ impl Intake<'_> {
         expected: &Expected,
         file: &dyn File,
         size: u64,
+        stop: &Stop,
     ) -> Result<Proved, Error> {
-        let hashed = crate::reader::hash(file, expected.algorithm, size, true);
+        let hashed = hash(file, expected.algorithm, size, stop);
         let (digest, actual) = hashed.map_err(Error::disk("reading", self.path))?;
         self.progress.fetch_add(actual, Ordering::Relaxed);
         if actual != size {
@@ -290,7 +293,8 @@ impl Intake<'_> {
     /// A file that was partly made from the store's rotten copy is proved by reading it again.
     fn read_back(&self, proved: &Proved) -> Result<(), Error> {
         let file = self.disk.open(self.path).map_err(Error::disk("opening", self.path))?;
-        let hashed = crate::reader::hash(&*file, proved.digest.algorithm(), proved.size, false);
+        let algorithm = proved.digest.algorithm();
+        let hashed = hash(&*file, algorithm, proved.size, &Stop::default());
         let (actual, _) = hashed.map_err(Error::disk("reading", self.path))?;
         if actual == proved.digest {
             return Ok(());

@@ -6,13 +6,14 @@
 use std::io;
 use std::ops::ControlFlow;
 
+use crate::absent;
 use crate::digest::{Algorithm, Digest};
-use crate::disk::{Kind, RelPath};
+use crate::disk::{Kind, RelPath, Stat};
 use crate::durable::Unsynced;
 use crate::error::Error;
-use crate::layout;
+use crate::layout::{self, Pool};
 use crate::names;
-use crate::store::Store;
+use crate::store::{Dedup, Store};
 use crate::workspace::{Name, Workspace};
 
 /// How many deletes there are between two calls of the caller's pace.
@@ -23,8 +24,17 @@ const PACE: u64 = 64;
 pub struct Retired {
     /// Names that led to the artifact and are gone.
     pub names: Vec<Name>,
-    /// Bytes that nobody holds any more.
+    /// Bytes that no other artifact of the workspace has.
+    pub released: u64,
+    /// Bytes that nobody holds any more: this is for the keeper alone.
     pub reclaimable: u64,
+}
+
+/// A file of a layout's blobs.
+struct AtMember {
+    digest: Digest,
+    size: u64,
+    n_links: u64,
 }
 
 /// What a collection took, or would take.
@@ -55,55 +65,79 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Disk`].
     pub fn retire(&self, workspace: &Workspace, digest: &Digest) -> Result<Retired, Error> {
-        let sealed = self.sealed(workspace, digest)?;
-        let size = self.facts(workspace, digest).map_or(0, |facts| facts.size);
         let inner = &*self.inner;
         let disk = &*inner.disk;
-        let reclaimable = self.held_only_by(&sealed.path())?;
-        let led: Vec<Name> = names::all(disk, workspace)?.remove(digest).unwrap_or_default();
+        let size = self.facts(workspace, digest).map_or(0, |facts| facts.size);
+        let gone = inner.staging("retired");
+        let artifact = inner.lock_artifact(workspace, digest);
+        let sealed = self.sealed(workspace, digest)?;
+        let members = self.members_at(&sealed.path())?;
+        let led = self.names_of(workspace, digest)?;
 
         // The disk may be full: this must work all the same.
         inner.release_reserve();
         let mut unsynced = Unsynced { since: inner.barrier.n_failed(), ..Unsynced::default() };
+        let mut tags = Vec::new();
         for name in &led {
-            unsynced.folders.extend(names::remove(disk, workspace, name, digest)?);
+            tags.extend(names::remove(disk, workspace, name, digest, &inner.tag_lock)?);
+            if let Some(index) = inner.index() {
+                index.forget_name(workspace, digest, name);
+            }
         }
         // No name may outlive what it leads to.
-        if !unsynced.folders.is_empty() {
+        if !tags.is_empty() {
+            unsynced.folders.clone_from(&tags);
             inner.settle(&unsynced)?;
             unsynced.folders.clear();
         }
-        let gone = inner.staging("retired");
-        disk.rename_new(&sealed.path(), &gone).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::NotFound { what: digest.to_string() },
-            _ => Error::disk("renaming", &sealed.path())(error),
-        })?;
+        disk.rename_new(&sealed.path(), &gone).map_err(Error::disk("renaming", &sealed.path()))?;
+        if let Some(index) = inner.index() {
+            let digests: Vec<Digest> = members.iter().map(|member| member.digest).collect();
+            index.forget(workspace, digest, &digests);
+        }
+        drop(artifact);
         unsynced.folders.push(RelPath::new(layout::STAGING));
         unsynced.folders.extend(sealed.path().split().map(|(folder, _)| folder));
         inner.settle(&unsynced)?;
-        if let Some(index) = inner.index() {
-            index.forget(workspace, digest);
-        }
         inner.take_usage(workspace, size);
-        inner.remove_tree(&gone)?;
+
+        // The hold has ended. What follows is tidying: what of it fails, the next start does.
+        for folder in &tags {
+            names::tidy(disk, workspace, folder);
+        }
+        if let Err(error) = absent::remove(disk, workspace, digest) {
+            tracing::warn!(%digest, %error, "the record of absent layers stays");
+        }
+        if let Err(error) = inner.remove_tree(&gone) {
+            tracing::warn!(%digest, %error, "a retired layout stays in staging until the next start");
+        }
         inner.refill_reserve();
-        Ok(Retired { names: led, reclaimable })
+        let bytes = |counts: &dyn Fn(&AtMember) -> bool| {
+            members.iter().filter(|member| counts(member)).map(|member| member.size).sum()
+        };
+        Ok(Retired {
+            names: led,
+            released: bytes(&|member| !self.is_held(workspace, &member.digest, Some(digest))),
+            // One link in the pool, one in the layout that is gone.
+            reclaimable: bytes(&|member| member.n_links <= 2),
+        })
     }
 
-    /// The bytes of the blobs that only `blobs/` and this layout hold.
-    fn held_only_by(&self, layout: &RelPath) -> Result<u64, Error> {
-        let mut bytes = 0;
+    /// The files of a layout's blobs.
+    fn members_at(&self, layout: &RelPath) -> Result<Vec<AtMember>, Error> {
+        let mut members = Vec::new();
         for algorithm in Algorithm::ALL {
             let folder = layout.join(layout::BLOBS).join(algorithm.name());
             for entry in self.inner.entries(&folder)? {
-                if let Ok(stat) = self.inner.disk.stat(&folder.join(&entry.name))
-                    && stat.n_links <= 2
+                if let Ok(digest) = Digest::from_hex(algorithm, &entry.name)
+                    && let Ok(Stat { size, n_links, .. }) =
+                        self.inner.disk.stat(&folder.join(&entry.name))
                 {
-                    bytes += stat.size;
+                    members.push(AtMember { digest, size, n_links });
                 }
             }
         }
-        Ok(bytes)
+        Ok(members)
     }
 
     /// Removes every blob that nobody holds, or with `dry_run` only counts them. `pace` is called
@@ -118,35 +152,40 @@ impl Store {
         if !dry_run {
             inner.release_reserve();
         }
-        for algorithm in Algorithm::ALL {
-            let folder = layout::blobs(algorithm);
-            let mut failed = None;
-            let listed = disk.list(&folder, &mut |entry| {
-                let Ok(digest) = Digest::from_hex(algorithm, &entry.name) else {
-                    return ControlFlow::Continue(());
-                };
-                match self.collect(&digest, dry_run) {
-                    Ok(None) => {}
-                    Ok(Some(bytes)) => {
-                        collected.n_blobs += 1;
-                        collected.bytes += bytes;
-                        if !dry_run && collected.n_blobs % PACE == 0 {
-                            pace();
+        for pool in self.pools()? {
+            for algorithm in Algorithm::ALL {
+                let folder = pool.blobs(algorithm);
+                let mut failed = None;
+                let listed = disk.list(&folder, &mut |entry| {
+                    let Ok(digest) = Digest::from_hex(algorithm, &entry.name) else {
+                        return ControlFlow::Continue(());
+                    };
+                    match self.collect(&pool, &digest, dry_run) {
+                        Ok(None) => {}
+                        Ok(Some(bytes)) => {
+                            collected.n_blobs += 1;
+                            collected.bytes += bytes;
+                            if !dry_run && collected.n_blobs % PACE == 0 {
+                                pace();
+                            }
+                        }
+                        Err(error) => {
+                            failed = Some(error);
+                            return ControlFlow::Break(());
                         }
                     }
-                    Err(error) => {
-                        failed = Some(error);
-                        return ControlFlow::Break(());
-                    }
+                    ControlFlow::Continue(())
+                });
+                match listed {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    other => other.map_err(Error::disk("listing", &folder))?,
                 }
-                ControlFlow::Continue(())
-            });
-            listed.map_err(Error::disk("listing", &folder))?;
-            if let Some(error) = failed {
-                return Err(error);
-            }
-            if !dry_run {
-                disk.sync_dir(&folder).map_err(Error::disk("syncing", &folder))?;
+                if let Some(error) = failed {
+                    return Err(error);
+                }
+                if !dry_run {
+                    disk.sync_dir(&folder).map_err(Error::disk("syncing", &folder))?;
+                }
             }
         }
         if !dry_run {
@@ -155,9 +194,21 @@ impl Store {
         Ok(collected)
     }
 
+    fn pools(&self) -> Result<Vec<Pool>, Error> {
+        Ok(match self.inner.options.dedup {
+            Dedup::Store => vec![Pool::Shared],
+            Dedup::Workspace => self
+                .inner
+                .entries(&RelPath::new(layout::BLOBS))?
+                .iter()
+                .filter_map(|entry| entry.name.parse().ok().map(Pool::Of))
+                .collect(),
+        })
+    }
+
     /// Removes a blob if it has no link but its name, and says how large it was.
-    fn collect(&self, digest: &Digest, dry_run: bool) -> Result<Option<u64>, Error> {
-        let path = layout::blob(digest);
+    fn collect(&self, pool: &Pool, digest: &Digest, dry_run: bool) -> Result<Option<u64>, Error> {
+        let path = pool.blob(digest);
         let _guard = self.inner.lock_digest(digest);
         let stat = match self.inner.disk.stat(&path) {
             Ok(stat) if stat.kind == Kind::File && stat.n_links == 1 => stat,

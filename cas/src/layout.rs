@@ -24,6 +24,8 @@ pub const STAGING: &str = "staging";
 pub const QUARANTINE: &str = "quarantine";
 /// The folder of names.
 pub const NAMES: &str = "names";
+/// The folder of records of what artifacts were sealed without.
+pub const ABSENT: &str = "absent";
 /// The folder of the derived index.
 pub const INDEX: &str = "index";
 /// The file that says which store this is, and of which format.
@@ -33,14 +35,33 @@ pub const LOCK_FILE: &str = "lock";
 /// The file that is given up when the disk is full and something must be removed.
 pub const RESERVE_FILE: &str = "reserve";
 
-/// `blobs/<algorithm>`
-pub fn blobs(algorithm: Algorithm) -> RelPath {
-    RelPath::new(BLOBS).join(algorithm.name())
+/// Which workspaces share the blobs of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// All of them.
+    Shared,
+    /// This one alone.
+    Of(Workspace),
 }
 
-/// `blobs/<algorithm>/<hex>`
-pub fn blob(digest: &Digest) -> RelPath {
-    blob_in(&RelPath::root(), digest)
+impl Pool {
+    /// `blobs`, or `blobs/<workspace>`.
+    pub fn folder(&self) -> RelPath {
+        match self {
+            Pool::Shared => RelPath::new(BLOBS),
+            Pool::Of(workspace) => RelPath::new(BLOBS).join(workspace),
+        }
+    }
+
+    /// `<pool>/<algorithm>`
+    pub fn blobs(&self, algorithm: Algorithm) -> RelPath {
+        self.folder().join(algorithm.name())
+    }
+
+    /// `<pool>/<algorithm>/<hex>`
+    pub fn blob(&self, digest: &Digest) -> RelPath {
+        self.blobs(digest.algorithm()).join(digest.hex())
+    }
 }
 
 /// `<layout>/blobs/<algorithm>/<hex>`
@@ -61,6 +82,16 @@ pub fn workspace(workspace: &Workspace) -> RelPath {
 /// `artifacts/<workspace>/<algorithm>/<hex>`
 pub fn artifact(of: &Workspace, digest: &Digest) -> RelPath {
     workspace(of).join(digest.algorithm().name()).join(digest.hex())
+}
+
+/// `absent/<workspace>/<algorithm>/<hex>`
+pub fn absences(workspace: &Workspace, artifact: &Digest) -> RelPath {
+    absences_by(workspace, artifact.algorithm()).join(artifact.hex())
+}
+
+/// `absent/<workspace>/<algorithm>`
+pub fn absences_by(workspace: &Workspace, algorithm: Algorithm) -> RelPath {
+    RelPath::new(ABSENT).join(workspace).join(algorithm.name())
 }
 
 /// `names/<workspace>/<repository>/_tags`

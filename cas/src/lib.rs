@@ -7,6 +7,7 @@
 //! [`Draft`] (being taken in) → [`Sealed`] (whole and durable since some time) → [`Checked`]
 //! (every byte hashed just now).
 
+mod absent;
 mod buffer;
 pub mod digest;
 pub mod disk;
@@ -17,20 +18,24 @@ mod index;
 mod intake;
 mod keeper;
 pub mod layout;
+mod locks;
 pub mod media;
+mod memory;
 mod names;
 pub mod oci;
 mod quarantine;
 pub mod reader;
 mod sealed;
 mod source;
+mod stop;
 mod store;
 pub mod workspace;
 
-pub use draft::{Draft, Outcome, Receipt, Taken};
+pub use draft::{Draft, Receipt, Taken, Tally};
 pub use error::{Damage, DamageKind, Error};
 pub use index::Facts;
 pub use keeper::{Collected, Observation, Retired};
-pub use sealed::{Checked, CheckedBlob, Sealed};
+pub use sealed::{Checked, CheckedBlob, Reached, Sealed};
 pub use source::Source;
-pub use store::{Options, Store, Summary};
+pub use stop::Stop;
+pub use store::{Dedup, Options, Store, Summary};

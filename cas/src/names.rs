@@ -1,26 +1,34 @@
 //! Tags: one small file each, moved by rename.
+//!
+//! The file holds the digest that the tag leads to and, on a second line, a check that ties both
+//! together: a tag that rotted is damage, not a name that nobody gave.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::Mutex;
 
 use crate::digest::Digest;
 use crate::disk::{Create, Disk, Kind, RelPath, write_all_at};
 use crate::error::Error;
 use crate::layout;
 use crate::reader::read_small;
+use crate::store::lock;
 use crate::workspace::{Name, Workspace};
 
-/// The longest digest, as text.
-const MOST_BYTES: u64 = 7 + 128;
+/// The longest digest as text, its line's end, and the check.
+const MOST_BYTES: u64 = 7 + 128 + 1 + CHECK as u64 + 1;
+/// Hex digits of the check: it guards against rot, not against whoever can write the store.
+const CHECK: usize = 16;
 /// How deep a repository's folders are followed; its name has at most 255 bytes.
 const MOST_DEPTH: usize = 130;
+/// How often a tag's folder is made again because somebody tidied it away.
+const N_TRIES: usize = 16;
 
 /// A tag's file that is written and waits to be moved to its place.
 pub(crate) struct Pending {
+    pub(crate) name: Name,
     from: RelPath,
     folder: RelPath,
-    to: RelPath,
 }
 
 /// Writes what `name` is to lead to at `path` and makes the folders that it will stand in.
@@ -33,23 +41,64 @@ pub(crate) fn prepare(
     path: RelPath,
 ) -> Result<(Pending, Vec<RelPath>), Error> {
     let file = disk.create(&path, Create::Buffered).map_err(Error::disk("creating", &path))?;
-    let text = digest.to_string();
-    write_all_at(&*file, text.as_bytes(), 0).map_err(Error::disk("writing", &path))?;
+    write_all_at(&*file, &bytes(name, digest), 0).map_err(Error::disk("writing", &path))?;
     let folder = layout::tags(workspace, name);
     let made = make_dirs(disk, &folder, 0o700)?;
-    let to = folder.join(name.tag());
-    Ok((Pending { from: path, folder, to }, made))
+    Ok((Pending { name: name.clone(), from: path, folder }, made))
 }
 
-/// Moves a prepared tag to its place. The folder that this returns is to be synced.
-pub(crate) fn publish(disk: &dyn Disk, pending: &Pending) -> Result<RelPath, Error> {
-    disk.rename(&pending.from, &pending.to).map_err(Error::disk("renaming", &pending.from))?;
-    Ok(pending.folder.clone())
+/// Moves a prepared tag to its place. The folders that this returns are to be synced.
+pub(crate) fn publish(
+    disk: &dyn Disk,
+    pending: &Pending,
+    tag_lock: &Mutex<()>,
+) -> Result<Vec<RelPath>, Error> {
+    let to = pending.folder.join(pending.name.tag());
+    let _tag = lock(tag_lock);
+    let mut renamed = disk.rename(&pending.from, &to);
+    for _ in 0..N_TRIES {
+        match &renamed {
+            // Its folder was empty and somebody who retired the last name in it took it away.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_dirs(disk, &pending.folder, 0o700)?;
+                renamed = disk.rename(&pending.from, &to);
+            }
+            _ => break,
+        }
+    }
+    renamed.map_err(Error::disk("renaming", &pending.from))?;
+    // All of them: any may have been made again by somebody who has not synced it yet.
+    let mut changed = vec![pending.folder.clone()];
+    changed.extend(above(&pending.folder));
+    Ok(changed)
 }
 
 /// Makes a folder and those above it; returns every folder above it but the root, inner ones
 /// first. What is there already was perhaps made by somebody who never came to sync it.
 pub(crate) fn make_dirs(disk: &dyn Disk, path: &RelPath, mode: u32) -> Result<Vec<RelPath>, Error> {
+    let above = above(path);
+    let mut made = false;
+    for _ in 0..N_TRIES {
+        made = above.iter().rev().chain([path]).try_fold(true, |made, folder| {
+            match disk.make_dir(folder, mode) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(made),
+                // The one above it was tidied away in this moment.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+                other => other.map(|()| made).map_err(Error::disk("making", folder)),
+            }
+        })?;
+        if made {
+            break;
+        }
+    }
+    match made {
+        true => Ok(above),
+        false => Err(Error::disk("making", path)(io::ErrorKind::NotFound.into())),
+    }
+}
+
+/// The folders above one, but for the root, inner ones first.
+fn above(path: &RelPath) -> Vec<RelPath> {
     let mut above = Vec::new();
     let mut place = path.clone();
     while let Some((folder, _)) = place.split()
@@ -58,42 +107,53 @@ pub(crate) fn make_dirs(disk: &dyn Disk, path: &RelPath, mode: u32) -> Result<Ve
         above.push(folder.clone());
         place = folder;
     }
-    for folder in above.iter().rev().chain([path]) {
-        match disk.make_dir(folder, mode) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other.map_err(Error::disk("making", folder))?,
-        }
-    }
-    Ok(above)
+    above
 }
 
 /// Where a name leads.
+///
+/// # Errors
+/// [`Error::DamagedName`] when its file is not what it was, [`Error::Disk`].
 pub(crate) fn get(
     disk: &dyn Disk,
     workspace: &Workspace,
     name: &Name,
 ) -> Result<Option<Digest>, Error> {
-    read(disk, &layout::tags(workspace, name).join(name.tag()))
-}
-
-fn read(disk: &dyn Disk, path: &RelPath) -> Result<Option<Digest>, Error> {
-    let file = match disk.open(path) {
+    let path = layout::tags(workspace, name).join(name.tag());
+    let file = match disk.open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::disk("opening", path)(error)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(damaged(name)),
+        Err(error) => return Err(Error::disk("opening", &path)(error)),
     };
-    let size = file.stat().map_err(Error::disk("reading", path))?.size.min(MOST_BYTES);
-    let bytes = read_small(&*file, size).map_err(Error::disk("reading", path))?;
-    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-    Ok(text.and_then(|text| text.parse().ok()))
+    let size = file.stat().map_err(Error::disk("reading", &path))?.size.min(MOST_BYTES);
+    let found = read_small(&*file, size).map_err(Error::disk("reading", &path))?;
+    let found = found.unwrap_or_default();
+    let digest =
+        found.split(|b| *b == b'\n').next().and_then(|line| std::str::from_utf8(line).ok());
+    match digest.and_then(|text| text.parse::<Digest>().ok()) {
+        Some(digest) if bytes(name, &digest) == found => Ok(Some(digest)),
+        _ => Err(damaged(name)),
+    }
 }
 
-/// Every name of a workspace by the digest that it leads to.
-pub(crate) fn all(
+fn damaged(name: &Name) -> Error {
+    Error::DamagedName { name: name.clone() }
+}
+
+/// What stands in the file of a tag.
+fn bytes(name: &Name, digest: &Digest) -> Vec<u8> {
+    let check = Digest::of(format!("{name} {digest}").as_bytes()).hex();
+    format!("{digest}\n{}\n", &check[..CHECK]).into_bytes()
+}
+
+/// Calls `each` for every name of a workspace with the digest that it leads to. Names whose files
+/// are damaged are told in the log and left out.
+pub(crate) fn each(
     disk: &dyn Disk,
     workspace: &Workspace,
-) -> Result<BTreeMap<Digest, Vec<Name>>, Error> {
-    let mut names = BTreeMap::new();
+    each: &mut dyn FnMut(Name, Digest),
+) -> Result<(), Error> {
     let mut folders = vec![(RelPath::new(layout::NAMES).join(workspace), String::new())];
     while let Some((folder, repository)) = folders.pop() {
         let mut entries = Vec::new();
@@ -108,7 +168,6 @@ pub(crate) fn all(
         }
         let is_tags = folder.split().is_some_and(|(_, name)| name == layout::TAGS);
         for entry in entries {
-            let path = folder.join(&entry.name);
             match entry.kind {
                 Kind::Folder if repository.split('/').count() < MOST_DEPTH => {
                     let inner = match (entry.name.as_str(), repository.is_empty()) {
@@ -116,31 +175,38 @@ pub(crate) fn all(
                         (name, true) => name.to_owned(),
                         (name, false) => format!("{repository}/{name}"),
                     };
-                    folders.push((path, inner));
+                    folders.push((folder.join(&entry.name), inner));
                 }
                 Kind::File if is_tags => {
-                    let name = format!("{repository}:{}", entry.name).parse::<Name>();
-                    if let (Ok(name), Some(digest)) = (name, read(disk, &path)?) {
-                        names.entry(digest).or_insert_with(Vec::new).push(name);
+                    let Ok(name) = format!("{repository}:{}", entry.name).parse::<Name>() else {
+                        continue;
+                    };
+                    match get(disk, workspace, &name) {
+                        Ok(Some(digest)) => each(name, digest),
+                        Ok(None) => {}
+                        Err(error @ Error::DamagedName { .. }) => {
+                            tracing::error!(%workspace, %error, "a name cannot be read");
+                        }
+                        Err(error) => return Err(error),
                     }
                 }
                 _ => {}
             }
         }
     }
-    for list in names.values_mut() {
-        list.sort();
-    }
-    Ok(names)
+    Ok(())
 }
 
-/// Ends a name if it still leads to `digest`. The folder that this returns is to be synced.
+/// Ends a name, unless somebody has moved it elsewhere meanwhile. The folder that this returns is
+/// to be synced, and tidied afterwards.
 pub(crate) fn remove(
     disk: &dyn Disk,
     workspace: &Workspace,
     name: &Name,
     digest: &Digest,
+    tag_lock: &Mutex<()>,
 ) -> Result<Option<RelPath>, Error> {
+    let _tag = lock(tag_lock);
     if get(disk, workspace, name)? != Some(*digest) {
         return Ok(None);
     }
@@ -148,4 +214,16 @@ pub(crate) fn remove(
     let path = folder.join(name.tag());
     disk.unlink(&path).map_err(Error::disk("removing", &path))?;
     Ok(Some(folder))
+}
+
+/// Removes the folders of a repository that hold nothing any more, inner ones first. What is in
+/// use stays, and what comes back after a power cut does no harm.
+pub(crate) fn tidy(disk: &dyn Disk, workspace: &Workspace, tags: &RelPath) {
+    let end = RelPath::new(layout::NAMES).join(workspace);
+    let folders = above(tags);
+    for folder in std::iter::once(tags).chain(folders.iter().take_while(|folder| **folder != end)) {
+        if disk.remove_dir(folder).is_err() {
+            return;
+        }
+    }
 }

@@ -7,59 +7,98 @@ use std::thread;
 use crate::buffer::Ring;
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::disk::File;
+use crate::stop::Stop;
 
 /// Bytes read at once; small enough to stay in a core's own cache until they are hashed.
 const STEP: usize = 256 << 10;
-/// Buffers between the thread that reads ahead and the one that hashes.
-const N_AHEAD: usize = 4;
+/// From this size on, a file that is not in the page cache is read past it.
+const PAST_CACHE_FROM: u64 = 8 << 20;
+/// Bytes read at once past the page cache.
+const DIRECT_STEP: usize = 512 << 10;
+/// Reads in flight past the page cache: one keeps no disk busy.
+const N_LANES: usize = 2;
+/// Buffers of each: one being filled, one being hashed, one that waits.
+const N_BUFFERS: usize = 3;
 /// Bytes that [`Verified`] keeps back until the digest agrees.
 const WITHHELD: usize = 64 << 10;
 
-/// Hashes a file whole, at most one byte beyond `size`, and says how many bytes it saw. With
-/// `ahead`, another thread reads while this one hashes.
+/// Hashes a file whole, at most one byte beyond `size`, and says how many bytes it saw. Ends early
+/// when told to stop.
+///
+/// What is in the page cache is copied out of it and hashed by this thread alone: with another that
+/// copies ahead the bytes go from core to core, and that is slower. What is not there is read past
+/// it, so that hashing a large artifact throws nobody's pages out.
 pub(crate) fn hash(
     file: &dyn File,
     algorithm: Algorithm,
     size: u64,
-    ahead: bool,
+    stop: &Stop,
+) -> io::Result<(Digest, u64)> {
+    if size >= PAST_CACHE_FROM
+        && let Some(file) = file.past_cache()?
+    {
+        return hash_past_cache(&*file, algorithm, size, stop);
+    }
+    let mut hasher = Hasher::new(algorithm);
+    let step = STEP.min(usize::try_from(size.saturating_add(1)).unwrap_or(STEP));
+    let mut buffer = vec![0; step];
+    let mut at = 0;
+    while at <= size {
+        stop.check()?;
+        let n = fill(file, &mut buffer, at)?;
+        hasher.update(&buffer[..n]);
+        at += n as u64;
+        if n < buffer.len() {
+            break;
+        }
+    }
+    Ok((hasher.finish(), at))
+}
+
+/// Each lane reads every n-th chunk; this thread hashes them in their order.
+fn hash_past_cache(
+    file: &dyn File,
+    algorithm: Algorithm,
+    size: u64,
+    stop: &Stop,
 ) -> io::Result<(Digest, u64)> {
     let mut hasher = Hasher::new(algorithm);
-    if !ahead || size <= STEP as u64 {
-        let step = STEP.min(usize::try_from(size + 1).unwrap_or(STEP));
-        let mut buffer = vec![0; step];
+    thread::scope(|scope| {
+        let lanes: Vec<_> = (0..N_LANES)
+            .map(|lane| {
+                let (send, receive) = sync_channel(N_BUFFERS);
+                let read = scope.spawn(move || -> io::Result<()> {
+                    let ring = Ring::new(N_BUFFERS, DIRECT_STEP);
+                    let mut at = (lane * DIRECT_STEP) as u64;
+                    while at <= size {
+                        stop.check()?;
+                        let Some(mut chunk) = ring.next(at) else { break };
+                        let n = fill(file, chunk.space(), at)?;
+                        chunk.set_filled(n);
+                        if send.send(chunk).is_err() || n < DIRECT_STEP {
+                            break;
+                        }
+                        at += (N_LANES * DIRECT_STEP) as u64;
+                    }
+                    Ok(())
+                });
+                (receive, read)
+            })
+            .collect();
         let mut at = 0;
-        while at <= size {
-            let n = fill(file, &mut buffer, at)?;
-            hasher.update(&buffer[..n]);
-            at += n as u64;
-            if n < buffer.len() {
+        for (receive, _) in lanes.iter().cycle() {
+            // A lane that ended without a chunk has read to the end, or failed and says so below.
+            let Ok(chunk) = receive.recv() else { break };
+            hasher.update(chunk.bytes());
+            at += chunk.bytes().len() as u64;
+            if chunk.bytes().len() < DIRECT_STEP {
                 break;
             }
         }
-        return Ok((hasher.finish(), at));
-    }
-    thread::scope(|scope| {
-        let ring = Ring::new(N_AHEAD, STEP);
-        let (send, receive) = sync_channel(N_AHEAD);
-        let reader = scope.spawn(move || -> io::Result<()> {
-            let mut at = 0;
-            while at <= size {
-                let Some(mut chunk) = ring.next(at) else { break };
-                let n = fill(file, chunk.space(), at)?;
-                chunk.set_filled(n);
-                at += n as u64;
-                if send.send(chunk).is_err() || n < STEP {
-                    break;
-                }
-            }
-            Ok(())
-        });
-        let mut at = 0;
-        for chunk in receive {
-            hasher.update(chunk.bytes());
-            at += chunk.bytes().len() as u64;
+        for (receive, read) in lanes {
+            drop(receive);
+            read.join().unwrap_or_else(|_| Err(io::Error::other("a reading thread died")))?;
         }
-        reader.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread died")))?;
         Ok((hasher.finish(), at))
     })
 }

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use crate::disk::{ForeignFile, Stat};
 use crate::error::Error;
+use crate::stop::Stop;
 
 /// The bytes of one blob on their way in.
 pub enum Source<'a> {
@@ -31,9 +32,7 @@ impl<'a> Reading<'a> {
     pub(crate) fn new(source: Source<'a>) -> Result<Reading<'a>, Error> {
         let before = match &source {
             Source::Stream(_) => None,
-            Source::Range { file, .. } => {
-                Some(file.stat().map_err(|source| Error::SourceRead { source })?)
-            }
+            Source::Range { file, .. } => Some(file.stat().map_err(Error::source)?),
         };
         Ok(Reading { source, at: 0, before })
     }
@@ -41,6 +40,11 @@ impl<'a> Reading<'a> {
     /// Whether reading never waits for anybody but the disk.
     pub(crate) fn is_file(&self) -> bool {
         matches!(self.source, Source::Range { .. })
+    }
+
+    /// Whose word ends this early.
+    pub(crate) fn stop(&self) -> Stop {
+        self.range().map(|(file, ..)| file.stop().clone()).unwrap_or_default()
     }
 
     pub(crate) fn range(&self) -> Option<(&'a ForeignFile, u64, u64)> {
@@ -69,7 +73,7 @@ impl<'a> Reading<'a> {
                     self.at += n as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(Error::SourceRead { source }),
+                Err(error) => return Err(Error::source(error)),
             }
         }
         Ok(filled)
@@ -80,7 +84,7 @@ impl<'a> Reading<'a> {
         let (Source::Range { file, .. }, Some(before)) = (&self.source, &self.before) else {
             return Ok(true);
         };
-        let after = file.stat().map_err(|source| Error::SourceRead { source })?;
+        let after = file.stat().map_err(Error::source)?;
         Ok(after.size == before.size && after.modified_ns == before.modified_ns)
     }
 }

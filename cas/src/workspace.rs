@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::digest::Algorithm;
+
 /// A tenant of the store: one path segment of `[a-z0-9]+([._-][a-z0-9]+)*`, at most 128 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Workspace(String);
@@ -125,6 +127,9 @@ impl FromStr for Name {
         if repository.len() > MOST_REPOSITORY || !repository.split('/').all(is_segment) {
             return Err(refused("a repository is lower-case segments with / between, at most 255"));
         }
+        if Algorithm::from_name(repository).is_some() {
+            return Err(refused("a repository cannot be called like an algorithm of digests"));
+        }
         if !is_tag(tag) {
             return Err(refused("a tag is letters, digits, _ . and -, at most 128"));
         }
@@ -153,8 +158,19 @@ mod tests {
         for good in ["app:1", "team/app:v1.2-rc_3", "a/b/c:Latest", "app:_x"] {
             assert_eq!(good.parse::<Name>().map(|n| n.to_string()), Ok(good.to_owned()));
         }
-        for bad in ["app", "app:", ":1", "app:.1", "app:a/b", "../app:1", "a//b:1", "App:1", "_a:1"]
-        {
+        for bad in [
+            "app",
+            "app:",
+            ":1",
+            "app:.1",
+            "app:a/b",
+            "../app:1",
+            "a//b:1",
+            "App:1",
+            "_a:1",
+            "sha256:dead",
+            "sha512:1",
+        ] {
             assert!(bad.parse::<Name>().is_err(), "{bad}");
         }
         assert!(format!("app:{}", "t".repeat(129)).parse::<Name>().is_err());

@@ -21,8 +21,10 @@ use tokio::net::UnixStream;
 use wire::api::{ACCEPT_DESCRIPTORS, DESCRIPTORS, ErrorBody};
 use wire::stream::{DescriptorStream, Descriptors};
 
+use crate::hearing::Hearing;
 use crate::payload::{Brings, Payload, Reading};
 use crate::problem::Error;
+use crate::routes::moving;
 
 /// How long a connection may take to come about; the socket is on this machine.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -42,7 +44,7 @@ pub(crate) struct Ask {
     pub(crate) brings: Brings,
     /// Whether the answer may be a descriptor.
     pub(crate) accepts_descriptor: bool,
-    /// How long the answer may take to begin.
+    /// How long the answer may take to begin; for a stream, after the last of it went out.
     pub(crate) patience: Duration,
     /// Whether it comes to the same when it is done twice.
     pub(crate) is_idempotent: bool,
@@ -56,7 +58,7 @@ pub(crate) struct Answer {
     pub(crate) doing: &'static str,
 }
 
-type Driver = http1::Connection<TokioIo<DescriptorStream>, Payload>;
+type Driver = http1::Connection<TokioIo<Hearing<DescriptorStream>>, Payload>;
 
 /// A connection on which one request at a time is made.
 pub(crate) struct Connection {
@@ -81,7 +83,7 @@ impl Connection {
         let descriptors = stream.descriptors();
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(BUFFER)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Hearing::new(stream)))
             .await
             .map_err(|error| unreachable(io::Error::other(error)))?;
         Ok(Connection { sender, driver, is_over: false, descriptors })
@@ -108,10 +110,9 @@ impl Connection {
         }
         let sending = self.sender.send_request(request);
         let answered = Self::drive(&mut self.driver, &mut self.is_over, sending);
-        let response = match tokio::time::timeout(ask.patience, answered).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(why(ask.doing, error, reading).await),
-            Err(_) => return Err(Error::Late { doing: ask.doing, after: ask.patience }),
+        let response = match within(ask, reading.as_ref(), answered).await? {
+            Ok(response) => response,
+            Err(error) => return Err(why(ask.doing, &error, reading)),
         };
         self.answer(ask, response).await
     }
@@ -219,18 +220,38 @@ fn request(ask: &Ask, payload: Payload) -> Result<Request<Payload>, Error> {
     Ok(request)
 }
 
-/// Why no answer came: when the caller's own bytes could not be read, that was it.
-async fn why(doing: &'static str, error: hyper::Error, reading: Option<Reading>) -> Error {
-    if let Some(reading) = reading
-        && let Ok(Err(source)) = reading.await
-    {
-        return match source.kind() {
-            io::ErrorKind::UnexpectedEof => Error::SourceChanged { doing },
-            _ => Error::Source { doing, source },
-        };
+/// Waits for an answer, for as long as that may take. While a stream's own source is waited for, the
+/// clock stands; how long a body may take whose length is known is known as well.
+async fn within<F: Future>(
+    ask: &Ask,
+    reading: Option<&Reading>,
+    answered: F,
+) -> Result<F::Output, Error> {
+    let stream = reading.filter(|_| matches!(ask.brings, Brings::Stream(..)));
+    let mut answered = pin!(answered);
+    let (mut after, mut n_before) = (ask.patience, 0);
+    loop {
+        match tokio::time::timeout(after, &mut answered).await {
+            Ok(answered) => return Ok(answered),
+            Err(_) => match stream.map(Reading::flow) {
+                Some(flow) if flow.waits_for_its_source() || flow.n_bytes() > n_before => {
+                    n_before = flow.n_bytes();
+                    after = ask.patience + moving(n_before);
+                }
+                _ => return Err(Error::Late { doing: ask.doing, after }),
+            },
+        }
     }
-    match error.is_canceled() {
-        true => Error::NeverSent { doing },
-        false => Error::lost(doing, &error),
+}
+
+/// Why no answer came: when the caller's own bytes could not be read, that was it.
+fn why(doing: &'static str, error: &hyper::Error, reading: Option<Reading>) -> Error {
+    match reading.and_then(Reading::failure) {
+        Some(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
+            Error::SourceChanged { doing }
+        }
+        Some(source) => Error::Source { doing, source },
+        None if error.is_canceled() => Error::NeverSent { doing },
+        None => Error::lost(doing, error),
     }
 }

@@ -5,26 +5,28 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cas::digest::{Algorithm, Digest};
 use cas::disk::{ForeignFile, NewFile};
 use cas::media::{self, ArchiveSink, DirSink, Proved, copy};
-use cas::oci::{
-    Closure, Descriptor, Limits, Manifest, ManifestKind, Node, Refusal, media_type, walk,
-};
+use cas::oci::{Closure, Descriptor, Manifest, ManifestKind, Node, Refusal, media_type, walk};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::bridge::{blocking, each};
 use crate::connection::{Answer, Ask, Connection};
 use crate::pool::Client;
 use crate::problem::Error;
-use crate::progress::Progress;
+use crate::progress::{Progress, sum};
 
 /// Below this a body is faster than a descriptor.
 const SMALL: u64 = 64 << 10;
 /// Pieces between the connection and the thread that writes.
 const N_PIECES: usize = 8;
+/// How often threads are looked after that still write what nobody wants, a second in all.
+const N_LOOKS: u32 = 200;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// What a copy consists of: the artifact's root and its members, proved by their digests, without
 /// those that may be absent and are.
@@ -56,15 +58,18 @@ impl Client {
 
         let (client, into, artifact) = (self.clone(), growing.sink()?, *artifact);
         let counted = progress.clone();
-        each(self.n_connections(), blobs, move |blob| {
+        let working = each(self.n_connections(), blobs, move |blob| {
             let (client, sink, progress) = (client.clone(), Arc::clone(&into), counted.clone());
             async move {
                 let descriptor = blob.clone();
                 let take = move |bytes: &mut dyn Read| sink.blob(&descriptor, bytes);
                 client.deliver(&artifact, &blob, &progress, take).await
             }
-        })
-        .await?;
+        });
+        if let Err(error) = working.await {
+            growing.give_up().await;
+            return Err(error);
+        }
         // The workers are gone, and with them every other hold on the sink.
         let sink = growing.grown()?;
         let name = name.map(str::to_owned);
@@ -188,7 +193,7 @@ impl Client {
     async fn only_file(&self, artifact: &Digest) -> Result<Descriptor, Error> {
         let closure = self.closure(artifact).await?;
         let root = self.manifest(artifact, &closure.root).await?;
-        let root = Manifest::parse(&closure.root, root, &Limits::default())
+        let root = Manifest::parse(&closure.root, root, &self.limits().await?)
             .map_err(|refusal| Error::HandedOut { artifact: *artifact, refusal })?;
         match (root.kind(), root.config(), root.children()) {
             (ManifestKind::Image, Some(config), [_, layer])
@@ -217,18 +222,21 @@ impl Client {
             })
         };
         let root = Descriptor::new(listed.root.media_type, *artifact, listed.root.size);
-        let closure = walk(&root, &Limits::default(), &mut fetch).map_err(handed_out)?;
+        let closure = walk(&root, &self.limits().await?, &mut fetch).map_err(handed_out)?;
         let absent: Vec<Digest> =
             listed.members.iter().filter(|m| m.absent).map(|m| m.descriptor.digest).collect();
         let is_there = |blob: &&Descriptor| !blob.may_be_absent() || !absent.contains(&blob.digest);
         let blobs: Vec<Descriptor> = closure.blobs().filter(is_there).cloned().collect();
-        progress.set_total(blobs.iter().map(|blob| blob.size).sum());
+        // The manifests are here already.
+        let of_manifests = sum(closure.manifests().map(|manifest| manifest.bytes().len() as u64));
+        progress.set_total(sum(blobs.iter().map(|blob| blob.size)).saturating_add(of_manifests));
+        progress.set_done(of_manifests);
         Ok(Whole { root, closure, blobs })
     }
 
     /// The bytes of a manifest, whose digest its reader checks.
     async fn manifest(&self, artifact: &Digest, claim: &Descriptor) -> Result<Vec<u8>, Error> {
-        let limit = Limits::default().manifest_size;
+        let limit = self.limits().await?.manifest_size;
         if claim.size > limit {
             let (digest, size) = (claim.digest, claim.size);
             let refusal = Refusal::TooLarge { digest, size, limit };
@@ -291,6 +299,19 @@ impl Growing {
     /// The sink alone, once no worker has it any more.
     fn grown(mut self) -> Result<DirSink, Error> {
         self.0.take().and_then(Arc::into_inner).ok_or_else(Growing::odd)
+    }
+
+    /// Removes what there is, and waits a moment for the workers' threads to let go of it: what they
+    /// still make goes with the last hold on it, which is then this one.
+    async fn give_up(self) {
+        let Some(sink) = &self.0 else { return };
+        sink.discard();
+        for _ in 0..N_LOOKS {
+            if Arc::strong_count(sink) == 1 {
+                return;
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
     }
 
     fn odd() -> Error {

@@ -22,6 +22,7 @@ mod bridge;
 pub mod cli;
 mod connection;
 mod get;
+mod hearing;
 mod payload;
 mod pool;
 mod problem;

@@ -3,12 +3,14 @@
 use std::io::{self, Read};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use cas::disk::ForeignFile;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
 
 use crate::bridge::apart;
 use crate::progress::Progress;
@@ -50,9 +52,7 @@ impl Brings {
             Brings::Bytes(bytes) => (Payload::Whole(bytes.clone()), None),
             Brings::Range { file, offset, len } => {
                 let (file, offset, len) = (Arc::clone(file), *offset, *len);
-                let (send, pieces) = channel(N_PIECES);
-                let reading = apart(move || read_range(&file, offset, len, &send));
-                (Payload::Pieces { pieces, left: Some(len), is_over: len == 0 }, Some(reading))
+                Payload::read_apart(Some(len), move |to| read_range(&file, offset, len, to))
             }
             Brings::Stream(stream, progress) => {
                 let taken = match stream.lock() {
@@ -60,19 +60,52 @@ impl Brings {
                     Err(poisoned) => poisoned.into_inner().take(),
                 };
                 let progress = progress.clone();
-                let (send, pieces) = channel(N_PIECES);
-                let reading = apart(move || match taken {
-                    Some(mut stream) => read_stream(&mut *stream, &progress, &send),
+                Payload::read_apart(None, move |to| match taken {
+                    Some(mut stream) => read_stream(&mut *stream, &progress, to),
                     None => Err(io::Error::other("the stream was read before")),
-                });
-                (Payload::Pieces { pieces, left: None, is_over: false }, Some(reading))
+                })
             }
         }
     }
 }
 
-/// How reading the caller's bytes went.
-pub(crate) type Reading = tokio::task::JoinHandle<io::Result<()>>;
+/// What is known of a body whose bytes are read on a thread of their own. Nobody waits for that
+/// thread: it may be in a read that does not end, of a terminal or a pipe.
+pub(crate) struct Reading {
+    failed: oneshot::Receiver<io::Error>,
+    flow: Arc<Flow>,
+}
+
+impl Reading {
+    /// Why the bytes could not be read on, if that is why no more of them came.
+    pub(crate) fn failure(mut self) -> Option<io::Error> {
+        self.failed.try_recv().ok()
+    }
+
+    /// How the bytes flow.
+    pub(crate) fn flow(&self) -> &Arc<Flow> {
+        &self.flow
+    }
+}
+
+/// How the bytes of a body flow.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    n_bytes: AtomicU64,
+    waits: AtomicBool,
+}
+
+impl Flow {
+    /// Bytes that went on to the connection.
+    pub(crate) fn n_bytes(&self) -> u64 {
+        self.n_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection would take more and the source gives none.
+    pub(crate) fn waits_for_its_source(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
+    }
+}
 
 /// One step of a body; its end is said, so that a reader that died is not taken for one.
 pub(crate) enum Piece {
@@ -133,7 +166,27 @@ fn read_stream(stream: &mut dyn Read, progress: &Progress, to: &Sender<Piece>) -
 /// A request's body as hyper takes it.
 pub(crate) enum Payload {
     Whole(Bytes),
-    Pieces { pieces: Receiver<Piece>, left: Option<u64>, is_over: bool },
+    Pieces { pieces: Receiver<Piece>, left: Option<u64>, is_over: bool, flow: Arc<Flow> },
+}
+
+impl Payload {
+    /// A body that `read` brings piece by piece, `len` bytes when that is known.
+    fn read_apart(
+        len: Option<u64>,
+        read: impl FnOnce(&Sender<Piece>) -> io::Result<()> + Send + 'static,
+    ) -> (Payload, Option<Reading>) {
+        let (send, pieces) = channel(N_PIECES);
+        let (tell, failed) = oneshot::channel();
+        apart(move || {
+            if let Err(error) = read(&send) {
+                // Told before the pieces end, so that whoever sees them end finds the reason.
+                let _ = tell.send(error);
+            }
+        });
+        let flow = Arc::new(Flow::default());
+        let reading = Reading { failed, flow: Arc::clone(&flow) };
+        (Payload::Pieces { pieces, left: len, is_over: len == Some(0), flow }, Some(reading))
+    }
 }
 
 impl Body for Payload {
@@ -148,19 +201,26 @@ impl Body for Payload {
             Payload::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Payload::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Payload::Pieces { is_over: true, .. } => Poll::Ready(None),
-            Payload::Pieces { pieces, left, is_over } => match ready!(pieces.poll_recv(cx)) {
-                Some(Piece::Bytes(bytes)) => {
+            Payload::Pieces { pieces, left, is_over, flow } => match pieces.poll_recv(cx) {
+                Poll::Pending => {
+                    flow.waits.store(true, Ordering::Relaxed);
+                    Poll::Pending
+                }
+                Poll::Ready(Some(Piece::Bytes(bytes))) => {
+                    flow.waits.store(false, Ordering::Relaxed);
+                    flow.n_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     if let Some(left) = left {
                         *left = left.saturating_sub(bytes.len() as u64);
                         *is_over = *left == 0;
                     }
                     Poll::Ready(Some(Ok(Frame::data(bytes))))
                 }
-                Some(Piece::End) => {
+                Poll::Ready(Some(Piece::End)) => {
+                    flow.waits.store(false, Ordering::Relaxed);
                     *is_over = true;
                     Poll::Ready(None)
                 }
-                None => Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
+                Poll::Ready(None) => Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
             },
         }
     }

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use cas::oci::Limits;
 use cas::workspace::Workspace;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use wire::api::DEFAULT_WORKSPACE;
 
 use crate::connection::{Answer, Ask, Connection};
@@ -27,6 +28,8 @@ struct Shared {
     idle: Mutex<Vec<Connection>>,
     places: Semaphore,
     n_places: usize,
+    /// The daemon's bounds on documents, once somebody asked.
+    limits: OnceCell<Limits>,
 }
 
 impl Client {
@@ -55,6 +58,7 @@ impl Client {
             idle: Mutex::new(vec![first]),
             places: Semaphore::new(n_places),
             n_places,
+            limits: OnceCell::new(),
         };
         let workspace = DEFAULT_WORKSPACE.parse().map_err(Error::Name)?;
         Ok(Client { shared: Arc::new(shared), workspace })
@@ -83,6 +87,16 @@ impl Client {
     /// How many connections are used at once.
     pub(crate) fn n_connections(&self) -> usize {
         self.shared.n_places
+    }
+
+    /// The daemon's bounds on documents: what it would refuse is refused here, and nothing else. It
+    /// is asked once.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn limits(&self) -> Result<Limits, Error> {
+        let ask = || async { Ok(self.status().await?.limits.into()) };
+        self.shared.limits.get_or_try_init(ask).await.copied()
     }
 
     /// Makes a request whose answer is a short body.

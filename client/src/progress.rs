@@ -3,6 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Sizes added up. They are what somebody claims, so their sum need not fit.
+pub(crate) fn sum(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
+}
+
 /// Two numbers that a transfer writes and anybody reads. Clones are the same transfer.
 #[derive(Clone, Debug, Default)]
 pub struct Progress(Arc<Numbers>);

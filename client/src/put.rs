@@ -8,15 +8,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use cas::disk::ForeignFile;
 use cas::media::{self, Layout, Part};
-use cas::oci::{Descriptor, Node, Refusal};
+use cas::oci::{Closure, Descriptor, Node, Refusal};
 use cas::workspace::Name;
+use wire::api::MOST_NAMES;
 use wire::{Code, api};
 
 use crate::bridge::{blocking, each};
 use crate::payload::Brings;
 use crate::pool::Client;
 use crate::problem::Error;
-use crate::progress::Progress;
+use crate::progress::{Progress, sum};
 
 /// Below this a body is faster than a descriptor: 8 400 against 5 800 requests a second of 4 KiB
 /// (FACTS.md, "Input and output").
@@ -103,6 +104,7 @@ impl Client {
         options: &FileOptions,
         progress: &Progress,
     ) -> Result<api::Put, Error> {
+        check_names(&options.names)?;
         let unreadable = |source| Error::Source { doing: "putting a file", source };
         let mut query = api::FileQuery {
             title: options.title.clone(),
@@ -167,20 +169,10 @@ impl Client {
         names: &[Name],
         progress: &Progress,
     ) -> Result<api::Put, Error> {
+        check_names(names)?;
         let (claim, source) = (root.clone(), Arc::clone(&layout));
-        let closure = blocking(move || source.closure(&claim)).await?;
-        let mut members: Vec<Member> = closure
-            .nodes()
-            .iter()
-            .map(|node| match node {
-                Node::Manifest(manifest) => {
-                    Member::Manifest(manifest.descriptor(), manifest.bytes().to_vec().into())
-                }
-                Node::Blob(descriptor) => Member::Blob(descriptor.clone()),
-            })
-            .collect();
-        members.sort_by_key(|member| std::cmp::Reverse(member.size()));
-        let size = members.iter().map(Member::size).sum();
+        let members = blocking(move || members(&source, &source.closure(&claim)?)).await?;
+        let size = sum(members.iter().map(Member::size));
         progress.set_total(size);
 
         let draft: Arc<str> = self.open_draft().await?.into();
@@ -253,14 +245,7 @@ impl Client {
             Member::Blob(descriptor) => descriptor,
         };
         let (source, claim) = (Arc::clone(layout), descriptor.clone());
-        let part = match blocking(move || source.part(&claim)).await {
-            Err(Error::Media(media::Error::Refused(Refusal::Missing { .. })))
-                if descriptor.may_be_absent() =>
-            {
-                return Ok(());
-            }
-            other => other?,
-        };
+        let part = blocking(move || source.part(&claim)).await?;
         for brings in ways(&part)? {
             let offset = offset_of(&brings, &part).unwrap_or(0);
             let taken =
@@ -271,6 +256,44 @@ impl Client {
             }
         }
         Err(refused_every_way())
+    }
+}
+
+/// What there is to bring, largest first. A layer that may be absent and is counts for nothing,
+/// whatever size is claimed for it.
+fn members(layout: &Layout, closure: &Closure) -> Result<Vec<Member>, media::Error> {
+    let mut members = Vec::with_capacity(closure.nodes().len());
+    for node in closure.nodes() {
+        members.push(match node {
+            Node::Manifest(manifest) => {
+                Member::Manifest(manifest.descriptor(), manifest.bytes().to_vec().into())
+            }
+            Node::Blob(blob) => {
+                let is_absent = blob.may_be_absent()
+                    && matches!(
+                        layout.part(blob),
+                        Err(media::Error::Refused(Refusal::Missing { .. }))
+                    );
+                if is_absent {
+                    continue;
+                }
+                Member::Blob(blob.clone())
+            }
+        });
+    }
+    members.sort_by_key(|member| std::cmp::Reverse(member.size()));
+    Ok(members)
+}
+
+/// The daemon would find it too, after everything was brought.
+fn check_names(names: &[Name]) -> Result<(), Error> {
+    match names.len() {
+        0..=MOST_NAMES => Ok(()),
+        n => Err(Error::Usage {
+            message: format!("one put gives at most {MOST_NAMES} names, not {n}"),
+            hint: None,
+            candidates: Vec::new(),
+        }),
     }
 }
 

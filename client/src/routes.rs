@@ -26,9 +26,15 @@ const GC_PATIENCE: Duration = Duration::from_secs(12 * 3600);
 /// Artifacts on a page of a listing.
 const PAGE: usize = 1000;
 
-/// How long an answer may take that needs so many bytes hashed.
+/// How long an answer may take that needs so many bytes hashed: also as long as bonded lets a
+/// request wait for its turn (`timeouts.queue`, five minutes).
 pub(crate) fn patience(bytes: u64) -> Duration {
-    Duration::from_secs(120 + bytes / SLOWEST_BYTES_PER_SECOND)
+    Duration::from_secs(360) + moving(bytes)
+}
+
+/// How long the slowest disk takes for so many bytes.
+pub(crate) fn moving(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND)
 }
 
 /// One piece of a path or query.
@@ -224,8 +230,8 @@ impl Client {
             ("names", names.clone()),
         ];
         let ask = plain("putting a file", Method::POST, with_query(self.here("files"), &pairs));
-        // How long a stream takes is its writer's business.
-        let patience = size.map_or(CHECK_PATIENCE, patience);
+        // How long a stream takes is its writer's business; what follows it is not.
+        let patience = patience(size.unwrap_or(0));
         // The same bytes twice are one artifact.
         self.json(Ask { brings, patience, is_idempotent: true, ..ask }).await
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cas::digest::Digest;
 use cas::disk::ForeignFile;
 use cas::media;
-use cas::oci::{Descriptor, media_type};
+use cas::oci::{Descriptor, Limits, media_type};
 use http::{Method, Request, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -26,6 +26,8 @@ use crate::connection::{Ask, Connection};
 use crate::payload::{Brings, Payload, Piece};
 use crate::pool::plain;
 use crate::{Client, Error, FileBytes, FileOptions, Progress};
+
+mod early;
 
 /// A request as the fake daemon saw it.
 #[derive(Clone, Debug)]
@@ -138,7 +140,7 @@ async fn serve(
                     let (send, pieces) = tokio::sync::mpsc::channel(1);
                     let left = Some(bytes.len() as u64 + 1);
                     send.send(Piece::Bytes(bytes.into())).await.expect("there is room");
-                    Payload::Pieces { pieces, left, is_over: false }
+                    Payload::Pieces { pieces, left, is_over: false, flow: Arc::default() }
                 }
                 Say::Nothing => std::future::pending().await,
             };
@@ -203,6 +205,17 @@ fn put() -> api::Put {
         existed: false,
         file_digest: None,
         absent: Vec::new(),
+    }
+}
+
+fn status(limits: Limits) -> api::Status {
+    api::Status {
+        version: "0".to_owned(),
+        store: "0".to_owned(),
+        uid: 0,
+        rights: Vec::new(),
+        free: 0,
+        limits: limits.into(),
     }
 }
 
@@ -356,6 +369,7 @@ fn artifact(bytes: &[u8], handed_out: Vec<u8>) -> (Digest, impl Fn(&Seen) -> Say
         root,
     };
     let script = move |seen: &Seen| match seen.path.rsplit_once("/blobs/") {
+        None if seen.path == "/v1/status" => Say::json(&status(Limits::default())),
         None => Say::json(&closure),
         Some((_, blob)) if blob == digest.to_string() => Say::Bytes(manifest.clone()),
         Some((_, blob)) if blob == Digest::of(b"{}").to_string() => Say::Bytes(b"{}".to_vec()),
@@ -424,6 +438,32 @@ async fn a_manifest_that_is_not_its_digest_is_not_followed() {
     assert!(matches!(refused, Err(Error::HandedOut { .. })), "{refused:?}");
     assert_eq!(refused.expect_err("refused").code(), Code::Corrupt);
     assert_eq!(listing(fake.scratch.path()), ["socket"]);
+}
+
+#[tokio::test]
+async fn the_daemon_is_asked_for_its_limits_once_and_believed_within_reason() {
+    let told = Limits { manifest_size: 7, manifests_size: 8, depth: usize::MAX, entries: 9 };
+    let fake = Fake::start(false, move |_| Say::json(&status(told)));
+    let client = fake.client().await;
+    let limits = client.limits().await.expect("limits");
+    let elsewhere = client.in_workspace("team").expect("a workspace");
+    assert_eq!(elsewhere.limits().await.expect("limits"), limits);
+    assert_eq!((limits.manifest_size, limits.manifests_size, limits.entries), (7, 8, 9));
+    assert_eq!(limits.depth, api::DocumentLimits::WIDEST.depth);
+    assert_eq!(fake.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_put_gives_no_more_names_than_it_may() {
+    let fake = Fake::start(false, |_| Say::json(&put()));
+    let client = fake.client().await;
+    for (n, code) in [(api::MOST_NAMES, None), (api::MOST_NAMES + 1, Some(Code::Usage))] {
+        let names: Vec<String> = (0..n).map(|n| format!("a:{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let bytes = FileBytes::Whole(Bytes::from_static(b"x"));
+        let put = client.put_file_with(bytes, &options(&names), &Progress::default()).await;
+        assert_eq!(put.err().map(|error| error.code()), code, "{n}");
+    }
 }
 
 #[allow(clippy::disallowed_methods, reason = "tests look at what was made")]

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use cas::Stop;
 use cas::digest::{Digest, ParseError};
 use cas::workspace::Workspace;
 use http::HeaderMap;
@@ -13,7 +14,7 @@ use wire::stream::Descriptors;
 use wire::{Code, Problem};
 
 use crate::app::App;
-use crate::bridge::Kind;
+use crate::bridge::{Kind, Wanted};
 use crate::peer::Peer;
 use crate::policy::Right;
 use crate::query::{Query, decode};
@@ -80,6 +81,20 @@ impl Ask {
         job: impl FnOnce() -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         self.app.bridge.run(kind, self.caller.peer.raw_uid(), job).await
+    }
+
+    /// Runs a long job for the peer; what it is given says when the peer has left.
+    ///
+    /// # Errors
+    /// The job's own, [`Code::Busy`], [`Code::Internal`].
+    pub async fn run_while_wanted<T: Send + 'static>(
+        &self,
+        kind: Kind,
+        job: impl FnOnce(&Stop) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let wanted = Wanted::default();
+        let stop = wanted.stop().clone();
+        self.run(kind, move || job(&stop)).await
     }
 
     /// The segment of the path at a route's n-th `*`.

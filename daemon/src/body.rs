@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use wire::{Code, Problem};
 
 use crate::ask::Ask;
-use crate::bridge::{Kind, ended};
+use crate::bridge::{Kind, Wanted, ended};
 use crate::refusal;
 
 /// Bodies up to this are collected before a job starts.
@@ -98,6 +98,8 @@ where
         return Err(Problem::new(Code::WrongSize, message));
     }
     let kind = if len <= SMALL_FILE { Kind::Short } else { Kind::Hashing };
+    let wanted = Wanted::default();
+    let file = file.stopped_by(wanted.stop());
     let read = move || {
         let source = Source::Range { file: &file, offset: range.offset, len };
         job(source, Some(len))

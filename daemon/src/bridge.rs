@@ -3,14 +3,15 @@
 //!
 //! Every job needs a place first. There are kinds of places because jobs wait for different
 //! things: the processor, a client's pace, a client's filesystem. A kind that is full never keeps
-//! another one waiting, and of the places that a client can hold by doing nothing one uid gets at
-//! most half.
+//! another one waiting, and of every kind one uid gets at most half: whatever one of them asks for,
+//! the others go on. A long job is told when nobody waits for it any more.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use cas::Stop;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use wire::{Code, Problem};
@@ -68,7 +69,15 @@ pub struct Place {
     _share: Arc<Queue>,
 }
 
-const N_PROBES: usize = 4;
+/// Tells a job to end early when it is dropped: the request that waits for the job keeps it, and
+/// goes with its connection.
+#[derive(Debug, Default)]
+pub struct Wanted(Stop);
+
+/// Two descriptors of a filesystem that never answers hold two places for ever. So a uid gets no
+/// more than those, there are enough for others, and the threads cost little.
+const N_PROBES: usize = 32;
+const N_PROBES_PER_UID: usize = 2;
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Bridge {
@@ -77,11 +86,11 @@ impl Bridge {
         let limits = &config.limits;
         let half = |total: usize| total.div_ceil(2);
         Bridge {
-            short: Places::new(limits.short_jobs, limits.short_jobs),
-            hashing: Places::new(hashing_jobs(config), hashing_jobs(config)),
+            short: Places::new(limits.short_jobs, half(limits.short_jobs)),
+            hashing: Places::new(hashing_jobs(config), half(hashing_jobs(config))),
             receiving: Places::new(limits.receiving_jobs, half(limits.receiving_jobs)),
             sending: Places::new(limits.sending_jobs, half(limits.sending_jobs)),
-            probe: Places::new(N_PROBES, half(N_PROBES)),
+            probe: Places::new(N_PROBES, N_PROBES_PER_UID),
             patience: config.timeouts.queue.0,
         }
     }
@@ -158,6 +167,19 @@ impl Bridge {
     }
 }
 
+impl Wanted {
+    /// What the job is to ask.
+    pub fn stop(&self) -> &Stop {
+        &self.0
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 impl Place {
     /// Runs a job here; the place is free again when it ended.
     pub fn start<T: Send + 'static>(
@@ -186,7 +208,8 @@ pub fn ended<T>(end: Result<Result<T, Problem>, tokio::task::JoinError>) -> Resu
 
 fn hashing_jobs(config: &Config) -> usize {
     match config.limits.hashing_jobs {
-        0 => std::thread::available_parallelism().map_or(2, usize::from),
+        // The half that one uid gets must keep every core at work.
+        0 => 2 * std::thread::available_parallelism().map_or(2, usize::from),
         n => n,
     }
 }
@@ -256,9 +279,76 @@ mod tests {
 
     fn bridge() -> Bridge {
         let mut config = Config::default();
-        config.limits.receiving_jobs = 4;
+        let limits = &mut config.limits;
+        for jobs in [
+            &mut limits.short_jobs,
+            &mut limits.hashing_jobs,
+            &mut limits.receiving_jobs,
+            &mut limits.sending_jobs,
+        ] {
+            *jobs = 4;
+        }
         config.timeouts.queue.0 = Duration::from_millis(50);
         Bridge::new(&config)
+    }
+
+    #[tokio::test]
+    async fn a_greedy_uid_leaves_half_of_every_kind_to_others() {
+        let bridge = bridge();
+        for kind in [Kind::Short, Kind::Hashing, Kind::Receiving, Kind::Sending] {
+            let mut held = Vec::new();
+            while let Ok(place) = bridge.place(kind, 1).await {
+                held.push(place);
+            }
+            assert_eq!(held.len(), 2, "{kind:?}");
+            // It waits for more, and those who ask after it need not.
+            let greedy = bridge.place(kind, 1);
+            let polite = async { bridge.run(kind, 2, || Ok(7)).await };
+            let (more, ran) = tokio::join!(greedy, polite);
+            assert_eq!((more.is_err(), ran), (true, Ok(7)), "{kind:?}");
+            drop(held);
+            assert_eq!(bridge.run(kind, 1, || Ok(7)).await, Ok(7), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn one_uid_alone_keeps_every_core_at_work() {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        assert_eq!(Bridge::new(&Config::default()).hashing.per_uid, cores);
+    }
+
+    #[tokio::test]
+    async fn descriptors_that_never_answer_cost_only_those_who_sent_them() {
+        let bridge = bridge();
+        let mut held = Vec::new();
+        for uid in 1..=10 {
+            for _ in 0..N_PROBES_PER_UID {
+                held.push(bridge.place(Kind::Probe, uid).await.expect("a place"));
+            }
+        }
+        let soon = Duration::from_millis(50);
+        let one_more = tokio::time::timeout(soon, bridge.place(Kind::Probe, 1)).await;
+        assert!(one_more.is_err(), "it waits for its own");
+        bridge.place(Kind::Probe, 99).await.expect("another one does not");
+        assert!(bridge.quiet(soon).await, "and the end does not wait for them");
+    }
+
+    #[tokio::test]
+    async fn a_job_is_told_when_nobody_waits_for_it_any_more() {
+        let bridge = bridge();
+        let wanted = Wanted::default();
+        let stop = wanted.stop().clone();
+        let place = bridge.place(Kind::Hashing, 1).await.expect("a place");
+        let job = place.start(move || {
+            let begun = std::time::Instant::now();
+            while !stop.is_stopped() && begun.elapsed() < Duration::from_secs(20) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            stop.is_stopped()
+        });
+        assert!(!wanted.stop().is_stopped());
+        drop(wanted);
+        assert!(job.await.expect("it ended"));
     }
 
     #[tokio::test]

@@ -47,6 +47,8 @@ pub struct StoreSection {
     pub quota: Size,
     /// Bytes that must stay free on its filesystem.
     pub min_free: Size,
+    /// Between whom the same bytes are there only once.
+    pub dedup: cas::Dedup,
     /// Bytes of memory for the index.
     pub index_cache: Size,
 }
@@ -69,6 +71,10 @@ pub struct SocketSection {
 pub struct Limits {
     /// Bytes of one manifest or index.
     pub manifest_size: Size,
+    /// Bytes of all manifests and indexes of one closure.
+    pub manifests_size: Size,
+    /// Bytes of manifests and indexes that all requests at once may hold in memory.
+    pub manifests_in_memory: Size,
     /// Indexes on top of each other.
     pub depth: usize,
     /// Descriptors in one closure.
@@ -83,7 +89,7 @@ pub struct Limits {
     pub connections_per_uid: usize,
     /// Open drafts of one uid.
     pub drafts_per_uid: usize,
-    /// Jobs at once that hash large blobs; 0 is one for each core.
+    /// Jobs at once that hash large blobs; 0 is two for each core.
     pub hashing_jobs: usize,
     /// Long bodies at once that come in, at their client's pace.
     pub receiving_jobs: usize,
@@ -200,8 +206,10 @@ impl Config {
                 return Err((key, "must be at least 1".to_owned()));
             }
         }
+        let widest = wire::api::DocumentLimits::WIDEST;
         let most = [
-            ("limits.depth", limits.depth, 64),
+            ("limits.depth", limits.depth, widest.depth),
+            ("limits.entries", limits.entries, widest.entries),
             ("limits.hashing_jobs", limits.hashing_jobs, 256),
             ("limits.receiving_jobs", limits.receiving_jobs, 1024),
             ("limits.sending_jobs", limits.sending_jobs, 1024),
@@ -214,7 +222,8 @@ impl Config {
             }
         }
         let sizes = [
-            ("limits.manifest_size", limits.manifest_size, 1 << 10, 64 << 20),
+            ("limits.manifest_size", limits.manifest_size, 1 << 10, widest.manifest_size),
+            ("limits.manifests_size", limits.manifests_size, 1 << 10, widest.manifests_size),
             ("limits.header_size", limits.header_size, 8 << 10, 1 << 20),
             ("store.index_cache", self.store.index_cache, 1 << 20, 1 << 40),
         ];
@@ -222,6 +231,10 @@ impl Config {
             if !(least..=most).contains(&bytes) {
                 return Err((key, format!("must be between {least} and {most} bytes")));
             }
+        }
+        if limits.manifests_in_memory.0 < limits.manifests_size.0 {
+            let reason = "must be at least limits.manifests_size".to_owned();
+            return Err(("limits.manifests_in_memory", reason));
         }
         let times = [
             ("timeouts.header", timeouts.header),
@@ -245,6 +258,7 @@ impl Config {
     pub fn oci_limits(&self) -> cas::oci::Limits {
         cas::oci::Limits {
             manifest_size: self.limits.manifest_size.0,
+            manifests_size: self.limits.manifests_size.0,
             depth: self.limits.depth,
             entries: self.limits.entries,
         }
@@ -257,6 +271,7 @@ impl Default for StoreSection {
             path: None,
             quota: Size(0),
             min_free: Size(64 << 20),
+            dedup: cas::Dedup::Store,
             index_cache: Size(4 << 20),
         }
     }
@@ -273,6 +288,8 @@ impl Default for Limits {
         let oci = cas::oci::Limits::default();
         Limits {
             manifest_size: Size(oci.manifest_size),
+            manifests_size: Size(oci.manifests_size),
+            manifests_in_memory: Size(128 << 20),
             depth: oci.depth,
             entries: oci.entries,
             header_size: Size(64 << 10),
@@ -283,7 +300,7 @@ impl Default for Limits {
             hashing_jobs: 0,
             receiving_jobs: 6,
             sending_jobs: 16,
-            short_jobs: 16,
+            short_jobs: 32,
         }
     }
 }

@@ -92,6 +92,8 @@ fn open(config: &Config, root: &Path) -> Result<cas::Store, Problem> {
         index: Some(root.join("index")),
         index_cache: config.store.index_cache.0,
         min_free: config.store.min_free.0,
+        dedup: config.store.dedup,
+        documents: config.limits.manifests_in_memory.0,
         quota: config.store.quota.0,
         n_threads: std::thread::available_parallelism().map_or(2, usize::from),
         holder: format!("bonded, pid {}, since {}", id(), utc(now())),
@@ -149,18 +151,16 @@ fn raise_limits() {
     }
 }
 
-/// Holds glibc to what is in use. Left alone it keeps an arena for each of many threads, and after
-/// the first large buffer is freed it keeps those too: 80 MB after a hundred broken uploads, where
-/// 35 MB are in use. Buffers are made once for each large blob, so mapping them anew costs nothing.
+/// Holds glibc to what is in use. Left alone it keeps large buffers in the arenas of many threads once
+/// the first of them was freed: 70 MiB after a crowd of large requests where 29 MiB do
+/// (docs/decisions/0006). They are made once for each large blob, so mapping them anew costs nothing.
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code, reason = "no safe wrapper of mallopt is at hand")]
 fn give_memory_back() {
-    use nix::libc::{M_ARENA_MAX, M_MMAP_THRESHOLD, mallopt};
-    for (parameter, value) in [(M_ARENA_MAX, 2), (M_MMAP_THRESHOLD, 256 << 10)] {
-        // SAFETY: mallopt takes two numbers, and locks the arenas that it changes.
-        if unsafe { mallopt(parameter, value) } != 1 {
-            tracing::debug!(parameter, "the allocator could not be tuned");
-        }
+    use nix::libc::{M_MMAP_THRESHOLD, mallopt};
+    // SAFETY: mallopt takes two numbers, and locks the arenas that it changes.
+    if unsafe { mallopt(M_MMAP_THRESHOLD, 256 << 10) } != 1 {
+        tracing::debug!("the allocator could not be tuned");
     }
 }
 

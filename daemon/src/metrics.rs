@@ -119,10 +119,11 @@ impl Metrics {
 
     /// Counts the blobs of an artifact that was put.
     pub fn put(&self, receipt: &cas::Receipt) {
-        let n_new = receipt.n_written + receipt.n_healed + receipt.absent.len() as u64;
-        self.written.fetch_add(receipt.n_written, Ordering::Relaxed);
+        let cas::Tally { n_written, n_healed } = receipt.store;
+        let n_new = n_written + n_healed + receipt.absent.len() as u64;
+        self.written.fetch_add(n_written, Ordering::Relaxed);
         self.present.fetch_add(receipt.n_blobs.saturating_sub(n_new), Ordering::Relaxed);
-        self.healed(receipt.n_healed);
+        self.healed(n_healed);
     }
 
     /// Counts what a check healed.
@@ -237,7 +238,8 @@ mod tests {
         metrics.request(Op::Check, End::Done, 3, 0, 10);
         metrics.request(Op::Check, End::Failed(Code::Corrupt), 70_000, 0, 0);
         metrics.request(Op::Blob, End::CutOff, 1, 0, 5);
-        metrics.put(&cas::Receipt { n_healed: 1, n_blobs: 3, ..Default::default() });
+        let store = cas::Tally { n_healed: 1, n_written: 0 };
+        metrics.put(&cas::Receipt { store, n_blobs: 3, ..Default::default() });
         let text = metrics.text(2, None);
         for expected in [
             "bonded_requests_total{op=\"check\",code=\"ok\"} 1",

@@ -39,6 +39,17 @@ pub fn problem(error: cas::Error) -> Problem {
             problem.files = damages.into_iter().take(1000).map(|damage| damage.file).collect();
             problem
         }
+        E::DamagedName { name } => {
+            Problem::new(Code::Corrupt, format!("the name {name} is damaged in the store"))
+                .hint("put its artifact again with the same name")
+        }
+        E::Busy => Problem::new(Code::Busy, "too many manifests are in memory just now")
+            .hint("try again later"),
+        // The one who would be told has left.
+        E::Stopped => {
+            tracing::debug!("a job ended early: nobody waits for it any more");
+            Problem::new(Code::Internal, "nobody waits for this any more")
+        }
         E::SourceRead { source } => source_read(&source),
         E::SourceChanged { what } => {
             Problem::new(Code::SourceChanged, format!("{what} changed while it was read"))
@@ -64,6 +75,11 @@ pub fn problem(error: cas::Error) -> Problem {
         }
         E::Format { found } => Problem::new(Code::Config, format!("the store's format is {found}"))
             .hint("use the version of bonded that made it"),
+        E::Dedup { made } => {
+            let made = format!("{made:?}").to_lowercase();
+            Problem::new(Code::Config, format!("the store was made with dedup = {made:?}"))
+                .hint("set store.dedup to that, or use another folder for the store")
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use cas::{Error, Options, Store};
 use verdict::Case;
 use world::Scenario;
 
-mod fixture;
+pub(crate) mod fixture;
 mod scenario;
 mod verdict;
 mod world;

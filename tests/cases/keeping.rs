@@ -221,7 +221,8 @@ fn retire_ends_one_workspaces_hold_and_nothing_else() {
 
     assert_eq!(retired["digest"], reference);
     assert_eq!(retired["names"], json!(["app:1", "b:2"]));
-    assert_eq!(retired["reclaimable"], 0, "another workspace holds all of it");
+    // What another workspace holds is not told.
+    assert_eq!(retired["released"], own);
     assert!(!Path::new(&path).exists());
     for gone in [reference, "app:1", "b:2"] {
         for verb in ["resolve", "verify", "show", "tree", "retire"] {
@@ -233,10 +234,10 @@ fn retire_ends_one_workspaces_hold_and_nothing_else() {
     daemon.bond(&["--workspace", "other", "verify", reference, "app:1"]).ok();
     daemon.bond(&["verify", two["digest"].as_str().unwrap()]).ok();
 
-    // The last hold: what is reclaimable is what gc then frees, and not what others share.
+    // The last hold: what is released is what gc then frees, and not what others share.
     let words = ["--workspace", "other", "retire", reference, "--format", "json"];
     let last = daemon.bond(&words).ok().json();
-    assert_eq!(last["reclaimable"], own);
+    assert_eq!(last["released"], own + 100_000, "it was all that this workspace had");
     let predicted = daemon.bond(&["gc", "--dry-run", "--format", "json"]).ok().json();
     let freed = daemon.bond(&["gc", "--format", "json"]).ok().json();
     assert_eq!((&predicted["bytes"], &freed["bytes"]), (&json!(own), &json!(own)));

@@ -2,8 +2,12 @@
 //! company costs it nothing.
 
 mod begin;
+mod crowd;
 mod end;
 mod index;
+mod leaving;
+mod limits;
 mod policy;
+mod refused;
 mod rude;
 mod systemd;

@@ -9,12 +9,14 @@
     reason = "a test that cannot go on says where it stopped, and its files are no store's"
 )]
 
+mod beside;
 mod crash;
 mod keeping;
 mod life;
 mod memory;
 mod power;
 mod producers;
+mod races;
 mod refusals;
 mod roundtrip;
 mod tamper;

@@ -19,6 +19,7 @@ use nix::sys::stat::{FileStat, SFlag, fstat, stat};
 use nix::sys::statfs::fstatfs;
 
 use super::{Kind, Stat};
+use crate::stop::Stop;
 
 /// Filesystems whose reads wait for nothing but this machine's own disks (`statfs`, `f_type`).
 ///
@@ -103,6 +104,7 @@ impl ForeignError {
 pub struct ForeignFile {
     file: std::fs::File,
     filesystem: u32,
+    stop: Stop,
 }
 
 impl ForeignFile {
@@ -174,14 +176,25 @@ impl ForeignFile {
         let filesystem = fstatfs(&fd).map_err(|e| ForeignError::of(name, e))?.filesystem_type().0;
         // The kernel's number is 32 bits wide, whatever the C type.
         let filesystem = (filesystem & 0xffff_ffff) as u32;
-        Ok(ForeignFile { file: fd.into(), filesystem })
+        Ok(ForeignFile { file: fd.into(), filesystem, stop: Stop::default() })
+    }
+
+    /// The same file, of which nothing is read any more after the word was given.
+    #[must_use]
+    pub fn stopped_by(self, stop: &Stop) -> ForeignFile {
+        ForeignFile { stop: stop.clone(), ..self }
+    }
+
+    pub(crate) fn stop(&self) -> &Stop {
+        &self.stop
     }
 
     /// Reads up to `buf.len()` bytes at `offset`; fewer is legal, 0 is the end.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says; an error of its own after the word to stop.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.stop.check()?;
         self.file.read_at(buf, offset)
     }
 

@@ -183,6 +183,11 @@ pub trait Disk: Send + Sync {
 pub trait File: Send + Sync {
     /// Reads up to `buf.len()` bytes; fewer is legal, 0 is the end.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// The same file for reading it once, past the page cache, if it is not in there; `None` when it
+    /// is, or when it cannot be told. Buffers and offsets should then be multiples of 4096.
+    fn past_cache(&self) -> io::Result<Option<Box<dyn File>>> {
+        Ok(None)
+    }
     /// Writes up to `buf.len()` bytes; fewer is legal.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
     /// Makes the bytes and the size durable.

@@ -6,9 +6,10 @@
 #![allow(clippy::disallowed_methods, reason = "this is the room of filesystem calls")]
 
 use std::collections::HashMap;
-use std::io::{self, Read, Seek, Write};
+use std::hash::{BuildHasher as _, RandomState};
+use std::io::{self, IoSliceMut, Read, Seek, Write};
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +23,7 @@ use nix::fcntl::{
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::{Gid, LinkatFlags, UnlinkatFlags};
 use nix::{fcntl, sys, unistd};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::{Create, Disk, Entry, File, Kind, RelPath, Space, Stat};
 
@@ -32,6 +34,8 @@ const DIRECT_ALIGNMENT: usize = 4096;
 const CROWDED: u64 = 256 << 20;
 /// For how long that is believed without looking again: a disk takes longer to fill a cache.
 const CROWD_LASTS: Duration = Duration::from_millis(20);
+/// How many places of a file are looked at to tell whether it is in the page cache.
+const N_PROBES: u32 = 8;
 /// The mode of every file of the store: readable by whoever its folder lets in, writable by nobody.
 const SEALED: u32 = 0o444;
 
@@ -317,7 +321,36 @@ struct RealFile {
 
 impl File for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let is_aligned = offset.is_multiple_of(DIRECT_ALIGNMENT as u64)
+            && buf.len().is_multiple_of(DIRECT_ALIGNMENT)
+            && buf.as_ptr().addr().is_multiple_of(DIRECT_ALIGNMENT);
+        if let Some(direct) = self.direct.as_ref().filter(|_| is_aligned) {
+            match sys::uio::pread(direct, buf, signed(offset)?) {
+                Ok(n) => return Ok(n),
+                // Opened to write only, or another alignment than ours: take the other way.
+                Err(nix::Error::EBADF | nix::Error::EINVAL) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
         Ok(sys::uio::pread(&self.file, buf, signed(offset)?)?)
+    }
+
+    fn past_cache(&self) -> io::Result<Option<Box<dyn File>>> {
+        // Opened again: neither advice nor direct access may change what others hold.
+        let again = |more: OFlag| {
+            let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC | more, Mode::empty())
+        };
+        // Without /proc, or on a filesystem without direct access, it is read as always.
+        let (Ok(cached), Ok(direct)) = (again(OFlag::empty()), again(OFlag::O_DIRECT)) else {
+            return Ok(None);
+        };
+        if is_in_cache(&cached, self.stat()?.size)? {
+            return Ok(None);
+        }
+        // What is in there all the same would not be looked at, and be the next reader's.
+        fcntl::posix_fadvise(&cached, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+        Ok(Some(Box::new(RealFile { file: cached, direct: Some(direct) })))
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
@@ -380,6 +413,19 @@ impl File for RealFile {
     fn descriptor(&self) -> io::Result<OwnedFd> {
         self.file.as_fd().try_clone_to_owned()
     }
+}
+
+/// Whether the pages of a file that a few probes fall on are all in the page cache.
+fn is_in_cache(file: &OwnedFd, size: u64) -> io::Result<bool> {
+    // So that a probe brings no more than its own page in.
+    fcntl::posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM)?;
+    // Other places each time: the pages that the last probes brought in say nothing.
+    let random = RandomState::new();
+    Ok((0..N_PROBES).all(|i| {
+        let offset = random.hash_one(i) % size.max(1);
+        let mut byte = [0];
+        preadv2(file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT).is_ok()
+    }))
 }
 
 fn signed(offset: u64) -> io::Result<i64> {

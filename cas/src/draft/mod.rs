@@ -1,40 +1,27 @@
 //! An artifact on its way in: invisible until it is sealed, gone without a trace if it is not.
 //!
-//! A draft is a layout in the making, in `staging/`. This room takes blobs in; [`seal`] makes the
-//! whole an artifact.
+//! A draft is a layout in the making, in `staging/`: [`take`] takes blobs in, [`seal`] makes the
+//! whole an artifact, [`publish`] gives its files their places.
 
+mod publish;
 mod seal;
+mod take;
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::digest::{Algorithm, Digest, Hasher};
-use crate::disk::{File, RelPath};
+use crate::digest::{Algorithm, Digest};
+use crate::disk::RelPath;
 use crate::error::Error;
-use crate::intake::{Expected, Intake, Proved};
 use crate::layout;
 use crate::oci::{self, Descriptor, Refusal, media_type};
-use crate::quarantine::{self, Subject};
 use crate::reader::read_small;
 use crate::sealed::Sealed;
-use crate::source::{Reading, Source};
+use crate::source::Source;
 use crate::store::{Store, lock};
 use crate::workspace::{Name, Workspace, check_title};
-
-/// A file up to this size is read into memory before it is decided whether to write it.
-const SMALL_FILE: u64 = 1 << 20;
-/// What became of the bytes of one blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// They were new and were written.
-    Written,
-    /// The store had them: both copies were read and are the same.
-    Present,
-    /// The store's copy was rotten; these bytes take its place.
-    Healed,
-}
 
 /// A blob that a draft has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +30,15 @@ pub struct Taken {
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
-    /// What became of it.
-    pub outcome: Outcome,
+}
+
+/// What became of the bytes of an artifact's members.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Members that were new.
+    pub n_written: u64,
+    /// Members, and files of an existing layout, whose rotten copy was replaced.
+    pub n_healed: u64,
 }
 
 /// What a put did.
@@ -52,10 +46,12 @@ pub struct Taken {
 pub struct Receipt {
     /// The workspace had this artifact before.
     pub existed: bool,
-    /// Blobs that were new.
-    pub n_written: u64,
-    /// Blobs, and files of an existing layout, whose rotten copy was replaced.
-    pub n_healed: u64,
+    /// By what the workspace had before, whatever others have: this is for its peers. A rotten
+    /// copy that only others had is new to it. Without an index everything is new that no layout
+    /// of this very artifact had.
+    pub workspace: Tally,
+    /// By what the store had before: this is for its keeper alone.
+    pub store: Tally,
     /// Bytes of the whole closure.
     pub size: u64,
     /// Members of the closure.
@@ -97,13 +93,11 @@ enum Held {
     New,
     /// A new file that takes the place of the store's, which is rotten.
     Heals,
-    /// A new file that takes the place of the store's, which can have no more links.
-    Renews,
 }
 
 impl Draft {
     pub(crate) fn begin(store: Store, workspace: Workspace) -> Result<Draft, Error> {
-        store.inner.admit(0)?;
+        drop(store.inner.writing(0)?);
         let dir = store.inner.staging("draft");
         let since = store.inner.barrier.n_failed();
         let draft = Draft {
@@ -141,217 +135,6 @@ impl Draft {
         self.progress.load(Ordering::Relaxed)
     }
 
-    /// Takes a blob in: every byte of the source is read and hashed, whatever the store has.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] with a mismatch or wrong size, [`Error::SourceRead`],
-    /// [`Error::SourceChanged`], [`Error::Quota`], [`Error::Full`], [`Error::Disk`].
-    pub fn take(&self, claimed: &Digest, size: u64, source: Source<'_>) -> Result<Taken, Error> {
-        self.admit(size)?;
-        let mut reading = Reading::new(source)?;
-        if self.begin_member(claimed) {
-            return self.prove_again(claimed, size, &mut reading);
-        }
-        let taken = self.take_new(claimed, size, reading);
-        if taken.is_err() {
-            // First the file, then the member: nobody else may begin this blob in between.
-            let _ = self.store.inner.disk.unlink(&layout::blob_in(&self.dir, claimed));
-            lock(&self.members).remove(claimed);
-        }
-        taken
-    }
-
-    fn admit(&self, size: u64) -> Result<(), Error> {
-        let before = self.admitted.fetch_add(size, Ordering::Relaxed);
-        self.store.inner.admit(before.saturating_add(size))
-    }
-
-    /// Whether somebody brought this blob to this draft already, or is about to.
-    fn begin_member(&self, digest: &Digest) -> bool {
-        let fresh = Member { size: None, held: Held::New, synced: false };
-        let mut members = lock(&self.members);
-        if members.contains_key(digest) {
-            return true;
-        }
-        members.insert(*digest, fresh);
-        false
-    }
-
-    /// The same blob a second time: it is proved like any other, and then there is nothing to do.
-    fn prove_again(
-        &self,
-        claimed: &Digest,
-        size: u64,
-        reading: &mut Reading<'_>,
-    ) -> Result<Taken, Error> {
-        if let Some(actual) = lock(&self.members).get(claimed).and_then(|member| member.size)
-            && actual != size
-        {
-            return Err(Refusal::WrongSize { digest: *claimed, claimed: size, actual }.into());
-        }
-        let (digest, actual) = hash_reading(reading, claimed.algorithm(), size)?;
-        if actual != size {
-            return Err(Refusal::WrongSize { digest: *claimed, claimed: size, actual }.into());
-        }
-        if digest != *claimed {
-            return Err(Refusal::Mismatch { claimed: *claimed, actual: digest }.into());
-        }
-        Ok(Taken { digest, size, outcome: Outcome::Present })
-    }
-
-    fn take_new(&self, claimed: &Digest, size: u64, reading: Reading<'_>) -> Result<Taken, Error> {
-        let path = layout::blob_in(&self.dir, claimed);
-        if claimed.algorithm() != Algorithm::Sha256 {
-            self.make_dir(&self.dir.join(layout::BLOBS).join(claimed.algorithm().name()))?;
-        }
-        let (existing, mut held) = self.hold(claimed, &path)?;
-        let expected =
-            Expected { algorithm: claimed.algorithm(), digest: Some(*claimed), size: Some(size) };
-        let had = existing.is_some();
-        let proved = self.intake(&path, existing, Some(claimed)).run(&expected, reading)?;
-        if had {
-            held = if proved.kept { Held::Kept } else { Held::Heals };
-        }
-        Ok(self.note_member(&proved, held))
-    }
-
-    fn note_member(&self, proved: &Proved, held: Held) -> Taken {
-        let member = Member { size: Some(proved.size), held, synced: proved.synced };
-        lock(&self.members).insert(proved.digest, member);
-        let outcome = match held {
-            Held::Kept => Outcome::Present,
-            Held::New | Held::Renews => Outcome::Written,
-            Held::Heals => Outcome::Healed,
-        };
-        Taken { digest: proved.digest, size: proved.size, outcome }
-    }
-
-    fn intake<'a>(
-        &'a self,
-        path: &'a RelPath,
-        existing: Option<Box<dyn File>>,
-        digest: Option<&Digest>,
-    ) -> Intake<'a> {
-        let disk = &*self.store.inner.disk;
-        let digest = digest.copied();
-        Intake {
-            disk,
-            path,
-            existing,
-            pipeline_from: self.store.inner.options.pipeline_from,
-            progress: &self.progress,
-            may_grow: Box::new(|size| self.admit(size)),
-            on_rot: Box::new(move |rotten| {
-                if let Some(digest) = digest {
-                    tracing::error!(%digest, "the store's copy is rotten and is replaced");
-                    quarantine::keep_open(disk, &Subject::Blob(digest), rotten);
-                }
-            }),
-        }
-    }
-
-    /// Links the store's copy to the draft's name, so that nobody collects it while it is compared.
-    fn hold(
-        &self,
-        digest: &Digest,
-        path: &RelPath,
-    ) -> Result<(Option<Box<dyn File>>, Held), Error> {
-        let disk = &*self.store.inner.disk;
-        let blob = layout::blob(digest);
-        let linked = {
-            let _guard = self.store.inner.lock_digest(digest);
-            disk.link(&blob, path)
-        };
-        match linked {
-            Ok(()) => match disk.open(path) {
-                Ok(file) => Ok((Some(file), Held::Kept)),
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    // No regular file: not ours, whatever it is.
-                    disk.unlink(path).map_err(Error::disk("removing", path))?;
-                    Ok((None, Held::Heals))
-                }
-                Err(error) => Err(Error::disk("opening", path)(error)),
-            },
-            Err(error) => match error.kind() {
-                io::ErrorKind::NotFound => Ok((None, Held::New)),
-                io::ErrorKind::TooManyLinks => Ok((None, Held::Renews)),
-                // What stands there is a folder, or something else that cannot be linked.
-                io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput => {
-                    Ok((None, Held::Heals))
-                }
-                _ => Err(Error::disk("linking", &blob)(error)),
-            },
-        }
-    }
-
-    /// Takes a file in whose digest is found out (SHA-256) while it is read, or is `claimed`.
-    ///
-    /// # Errors
-    /// As for [`Draft::take`].
-    pub fn take_file(
-        &self,
-        size: Option<u64>,
-        claimed: Option<Digest>,
-        source: Source<'_>,
-    ) -> Result<Taken, Error> {
-        if let (Some(claimed), Some(size)) = (claimed, size) {
-            return self.take(&claimed, size, source);
-        }
-        let algorithm = claimed.map_or(Algorithm::Sha256, |digest| digest.algorithm());
-        let mut reading = Reading::new(source)?;
-        if let Some(size) = size.filter(|size| *size <= SMALL_FILE) {
-            let mut bytes = vec![0; usize::try_from(size + 1).unwrap_or(0)];
-            let n = reading.fill(&mut bytes)?;
-            bytes.truncate(n);
-            let digest = Digest::compute(algorithm, &bytes);
-            if n as u64 != size {
-                return Err(match reading.stayed()? {
-                    true => Refusal::WrongSize { digest, claimed: size, actual: n as u64 }.into(),
-                    false => Error::SourceChanged { what: "the file".to_owned() },
-                });
-            }
-            if !reading.stayed()? {
-                return Err(Error::SourceChanged { what: "the file".to_owned() });
-            }
-            return self.take(&digest, size, Source::Stream(&mut &bytes[..]));
-        }
-        if let (Some((file, offset, len)), Some(size)) = (reading.range(), size)
-            && self.may_have_size(size)
-        {
-            // Perhaps the store has these very bytes: find out before a byte is written.
-            let (digest, _) = hash_reading(&mut reading, algorithm, size)?;
-            return self.take(&digest, size, Source::Range { file, offset, len });
-        }
-        self.take_unknown(Expected { algorithm, digest: claimed, size }, reading)
-    }
-
-    fn may_have_size(&self, size: u64) -> bool {
-        self.store.inner.index().is_some_and(|index| index.may_have_size(size))
-    }
-
-    /// Writes first and sees afterwards which blob it was.
-    fn take_unknown(&self, expected: Expected, reading: Reading<'_>) -> Result<Taken, Error> {
-        self.admit(expected.size.unwrap_or(0))?;
-        let disk = &*self.store.inner.disk;
-        let spool = self.store.inner.staging("file");
-        lock(&self.extras).push(spool.clone());
-        let proved = self.intake(&spool, None, None).run(&expected, reading)?;
-        let is_in_store = disk.stat(&layout::blob(&proved.digest)).is_ok();
-        if is_in_store || self.begin_member(&proved.digest) {
-            let file = disk.open(&spool).map_err(Error::disk("opening", &spool))?;
-            let mut spooled = FileReader { file: &*file, at: 0 };
-            let taken = self.take(&proved.digest, proved.size, Source::Stream(&mut spooled))?;
-            disk.unlink(&spool).map_err(Error::disk("removing", &spool))?;
-            return Ok(taken);
-        }
-        let path = layout::blob_in(&self.dir, &proved.digest);
-        if proved.digest.algorithm() != Algorithm::Sha256 {
-            self.make_dir(&self.dir.join(layout::BLOBS).join(proved.digest.algorithm().name()))?;
-        }
-        disk.rename(&spool, &path).map_err(Error::disk("renaming", &spool))?;
-        Ok(self.note_member(&proved, Held::New))
-    }
-
     /// Seals what `root` reaches. Everything it reaches must have been taken.
     ///
     /// # Errors
@@ -363,8 +146,12 @@ impl Draft {
             let found = "no manifest or index that can be the root of an artifact".to_owned();
             return Err(Refusal::MediaType { digest, claimed, found }.into());
         }
-        let closure =
-            oci::walk(root, &self.store.inner.options.limits, &mut |claim| self.read(claim))?;
+        let mut share = self.store.inner.memory.share();
+        let closure = oci::walk(root, &self.store.inner.options.limits, &mut |claim| {
+            self.member(claim)?;
+            share.grow(claim.size)?;
+            self.read(claim)
+        })?;
         self.seal_closure(closure, names)
     }
 
@@ -400,7 +187,6 @@ impl Draft {
 
     /// The bytes of a manifest that was taken.
     fn read(&self, claim: &Descriptor) -> Result<Vec<u8>, Error> {
-        self.member(claim)?;
         let path = layout::blob_in(&self.dir, &claim.digest);
         let file = self.store.inner.disk.open(&path).map_err(Error::disk("opening", &path))?;
         let bytes = read_small(&*file, claim.size).map_err(Error::disk("reading", &path))?;
@@ -433,38 +219,5 @@ impl Drop for Draft {
         for path in lock(&self.extras).drain(..) {
             let _ = self.store.inner.disk.unlink(&path);
         }
-    }
-}
-
-fn hash_reading(
-    reading: &mut Reading<'_>,
-    algorithm: Algorithm,
-    size: u64,
-) -> Result<(Digest, u64), Error> {
-    let mut hasher = Hasher::new(algorithm);
-    let mut buffer = vec![0; 256 << 10];
-    let mut at = 0;
-    while at <= size {
-        let n = reading.fill(&mut buffer)?;
-        hasher.update(&buffer[..n]);
-        at += n as u64;
-        if n < buffer.len() {
-            break;
-        }
-    }
-    Ok((hasher.finish(), at))
-}
-
-/// One of our own files as a stream.
-struct FileReader<'a> {
-    file: &'a dyn File,
-    at: u64,
-}
-
-impl Read for FileReader<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.file.read_at(buf, self.at)?;
-        self.at += n as u64;
-        Ok(n)
     }
 }

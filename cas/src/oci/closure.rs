@@ -97,6 +97,7 @@ pub fn walk<E: From<Refusal>>(
         met: HashMap::new(),
         above: Vec::new(),
         n_entries: 0,
+        n_bytes: 0,
         mismatch: None,
         cycle: false,
     };
@@ -119,6 +120,8 @@ struct Walk<'a, E> {
     /// The documents from the root down to the one being read.
     above: Vec<Digest>,
     n_entries: usize,
+    /// Bytes of all documents so far.
+    n_bytes: u64,
     mismatch: Option<Refusal>,
     cycle: bool,
 }
@@ -132,6 +135,12 @@ impl<E: From<Refusal>> Walk<'_, E> {
         if claim.size > self.limits.manifest_size {
             let limit = self.limits.manifest_size;
             return Err(Refusal::TooLarge { digest, size: claim.size, limit }.into());
+        }
+        self.n_bytes = self.n_bytes.saturating_add(claim.size);
+        if self.n_bytes > self.limits.manifests_size {
+            let root = self.above.first().copied().unwrap_or(digest);
+            let limit = self.limits.manifests_size;
+            return Err(Refusal::ManifestsTooLarge { root, limit }.into());
         }
         let bytes = (self.fetch)(claim)?;
         let manifest = match Manifest::parse(claim, bytes.clone(), self.limits) {

@@ -19,6 +19,8 @@ pub use manifest::{Manifest, ManifestKind, file_manifest, root_media_type};
 pub struct Limits {
     /// The largest manifest or index, in bytes.
     pub manifest_size: u64,
+    /// The manifests and indexes of one closure together, in bytes.
+    pub manifests_size: u64,
     /// How many indexes may stand on top of each other, the root counted.
     pub depth: usize,
     /// How many descriptors a closure may hold.
@@ -27,7 +29,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { manifest_size: 4 << 20, depth: 8, entries: 100_000 }
+        Limits { manifest_size: 4 << 20, manifests_size: 64 << 20, depth: 8, entries: 100_000 }
     }
 }
 
@@ -105,6 +107,14 @@ pub enum Refusal {
         digest: Digest,
         /// Its size in bytes.
         size: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The documents of a closure are larger, all together, than they may be.
+    #[error("the manifests of {root} have more than {limit} bytes in all")]
+    ManifestsTooLarge {
+        /// The root.
+        root: Digest,
         /// The limit in bytes.
         limit: u64,
     },

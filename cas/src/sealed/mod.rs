@@ -11,13 +11,15 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use crate::digest::{Algorithm, Digest};
+use crate::digest::Digest;
 use crate::disk::{File, Kind, RelPath};
 use crate::error::{Damage, Error};
 use crate::index::Facts;
 use crate::layout;
+use crate::memory::Share;
 use crate::oci::{self, Closure, Descriptor, Node, media_type};
 use crate::reader::{Verified, read_small};
+use crate::stop::Stop;
 use crate::store::{Inner, Store};
 use crate::workspace::Workspace;
 
@@ -30,6 +32,7 @@ pub struct Sealed {
     store: Store,
     workspace: Workspace,
     digest: Digest,
+    stop: Stop,
 }
 
 /// An artifact of which every byte was hashed just now.
@@ -39,6 +42,16 @@ pub struct Checked {
     size: u64,
     n_healed: u64,
     absent: HashSet<Digest>,
+    _share: Share,
+}
+
+/// What an artifact reaches.
+pub struct Reached {
+    /// All members.
+    pub closure: Closure,
+    /// Those that may be absent and are.
+    pub absent: HashSet<Digest>,
+    _share: Share,
 }
 
 /// One blob or manifest that was hashed whole just now, still open.
@@ -52,7 +65,13 @@ pub struct CheckedBlob {
 
 impl Sealed {
     pub(crate) fn new(store: Store, workspace: Workspace, digest: Digest) -> Sealed {
-        Sealed { store, workspace, digest }
+        Sealed { store, workspace, digest, stop: Stop::default() }
+    }
+
+    /// The same artifact, whose checks end early after the word was given.
+    #[must_use]
+    pub fn stopped_by(self, stop: &Stop) -> Sealed {
+        Sealed { stop: stop.clone(), ..self }
     }
 
     /// The artifact digest.
@@ -79,7 +98,7 @@ impl Sealed {
         let path = self.path();
         let stat = self.inner().disk.stat(&path.join(layout::OCI_LAYOUT_FILE));
         let stat = stat.or_else(|_| self.inner().disk.stat(&path));
-        let stat = stat.map_err(Error::disk("looking at", &path))?;
+        let stat = self.unless_retired(stat.map_err(Error::disk("looking at", &path)))?;
         Ok(u64::try_from(stat.modified_ns / 1_000_000_000).unwrap_or(0))
     }
 
@@ -87,24 +106,29 @@ impl Sealed {
         &self.store.inner
     }
 
-    /// What it reaches, and what of it may be absent and is. The layout's structure is checked (every file there, of the right size, no
-    /// other; `index.json` and `oci-layout` as they must be) and every manifest hashed.
+    /// What it reaches, and what of it may be absent and is. The layout's structure is checked
+    /// (every file there, of the right size, no other; `index.json` and `oci-layout` as they must
+    /// be) and every manifest hashed.
     ///
     /// # Errors
-    /// [`Error::Corrupt`], [`Error::NotFound`], [`Error::Disk`].
-    pub fn closure(&self) -> Result<(Closure, HashSet<Digest>), Error> {
-        self.inspect(false).map(|found| (found.closure, found.absent))
+    /// [`Error::Corrupt`], [`Error::NotFound`], [`Error::Busy`], [`Error::Disk`].
+    pub fn closure(&self) -> Result<Reached, Error> {
+        let Inspection { closure, absent, share, .. } = self.unless_retired(self.inspect(false))?;
+        Ok(Reached { closure, absent, _share: share })
     }
 
     /// Hashes every byte.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] with all that was found, [`Error::NotFound`], [`Error::Disk`].
+    /// [`Error::Corrupt`] with all that was found, [`Error::NotFound`], [`Error::Busy`],
+    /// [`Error::Stopped`], [`Error::Disk`].
     pub fn check(&self) -> Result<Checked, Error> {
-        let Inspection { closure, absent, n_healed } = self.inspect(true)?;
+        let Inspection { closure, absent, n_healed, share } =
+            self.unless_retired(self.inspect(true))?;
         let here = |node: &&Node| !absent.contains(&node.digest());
-        let size = closure.nodes().iter().filter(here).map(Node::size).sum();
-        Ok(Checked { path: self.path(), closure, size, n_healed, absent })
+        let sizes = closure.nodes().iter().filter(here).map(Node::size);
+        let size = sizes.fold(0, u64::saturating_add);
+        Ok(Checked { path: self.path(), closure, size, n_healed, absent, _share: share })
     }
 
     /// One member, hashed whole, and open.
@@ -112,10 +136,14 @@ impl Sealed {
     /// # Errors
     /// [`Error::NotFound`] when it is no member or absent, [`Error::Corrupt`], [`Error::Disk`].
     pub fn blob(&self, digest: &Digest) -> Result<CheckedBlob, Error> {
+        self.unless_retired(self.blob_now(digest))
+    }
+
+    fn blob_now(&self, digest: &Digest) -> Result<CheckedBlob, Error> {
         let path = layout::blob_in(&self.path(), digest);
         let size = self.size_of(digest, &path)?;
         let mut n_healed = 0;
-        match self.prove(digest, size, true, &mut n_healed)? {
+        match self.prove(digest, size, &mut n_healed)? {
             Ok(file) => Ok(CheckedBlob { digest: *digest, size, file }),
             Err(what) => Err(self.corrupt(vec![Damage { file: layout::blob_file(digest), what }])),
         }
@@ -128,7 +156,12 @@ impl Sealed {
     pub fn stream(&self, digest: &Digest) -> Result<Verified, Error> {
         let path = layout::blob_in(&self.path(), digest);
         let size = self.size_of(digest, &path)?;
-        let file = self.inner().disk.open(&path).map_err(Error::disk("opening", &path))?;
+        let file = match self.inner().disk.open(&path) {
+            Ok(file) => file,
+            // Lost, damaged or retired since: this says which.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.blob(digest)?.file,
+            Err(error) => return Err(Error::disk("opening", &path)(error)),
+        };
         let (sealed, digest) = (self.clone(), *digest);
         let on_rot = Box::new(move || {
             // The reader only knows that something is wrong; this finds out what, and keeps it.
@@ -139,12 +172,23 @@ impl Sealed {
         Ok(Verified::new(file, digest, size, on_rot))
     }
 
+    /// What went wrong while somebody retired the artifact went wrong because of that.
+    fn unless_retired<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        match result {
+            Err(error @ (Error::Disk { .. } | Error::Corrupt { .. })) => {
+                self.store.sealed(&self.workspace, &self.digest)?;
+                Err(error)
+            }
+            other => other,
+        }
+    }
+
     fn size_of(&self, digest: &Digest, path: &RelPath) -> Result<u64, Error> {
         match self.inner().disk.stat(path) {
             Ok(stat) => Ok(stat.size),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Perhaps it belongs there and was lost: the closure knows.
-                let (closure, _) = self.closure()?;
+                let Reached { closure, .. } = self.closure()?;
                 let node = closure.get(digest);
                 node.map(Node::size).ok_or_else(|| Error::NotFound { what: digest.to_string() })
             }
@@ -152,12 +196,14 @@ impl Sealed {
         }
     }
 
-    /// What a listing says of it.
-    pub(crate) fn facts(&self) -> Result<Facts, Error> {
+    /// What a listing says of it, and its members that are there with their sizes.
+    pub(crate) fn facts(&self) -> Result<(Facts, Vec<(Digest, u64)>), Error> {
         let (root, bytes) = self.root()?;
         let limits = &self.inner().options.limits;
         let layout = self.path();
+        let mut share = self.inner().memory.share();
         let closure = oci::walk(&root, limits, &mut |claim| {
+            share.grow(claim.size)?;
             if claim.digest == root.digest {
                 return Ok(bytes.clone());
             }
@@ -169,33 +215,28 @@ impl Sealed {
         let there = |node: &&Node| {
             self.inner().disk.stat(&layout::blob_in(&layout, &node.digest())).is_ok()
         };
-        let size = closure.nodes().iter().filter(there).map(Node::size).sum();
-        Ok(facts_of(&closure, size))
+        let members: Vec<(Digest, u64)> =
+            closure.nodes().iter().filter(there).map(|node| (node.digest(), node.size())).collect();
+        let size = members.iter().fold(0, |sum: u64, (_, size)| sum.saturating_add(*size));
+        Ok((facts_of(&closure, size), members))
     }
 
     /// After an unclean stop: notes what the index should know, and gives a blob of this layout
     /// that `blobs/` lost its name there back.
     pub(crate) fn relink(&self) -> Result<(), Error> {
-        let facts = self.facts()?;
-        let index = self.inner().index();
-        if let Some(index) = &index {
-            index.note(&self.workspace, &self.digest, &facts);
+        let (facts, members) = self.facts()?;
+        if let Some(index) = self.inner().index() {
+            index.note(&self.workspace, &self.digest, &facts, &members);
         }
-        let blobs = self.path().join(layout::BLOBS);
-        for algorithm in Algorithm::ALL {
-            for entry in self.inner().entries(&blobs.join(algorithm.name()))? {
-                let Ok(digest) = Digest::from_hex(algorithm, &entry.name) else { continue };
-                let path = layout::blob_in(&self.path(), &digest);
-                let Ok(stat) = self.inner().disk.stat(&path) else { continue };
-                if let Some(index) = &index {
-                    index.note_size(stat.size);
-                }
-                let blob = layout::blob(&digest);
-                if stat.kind == Kind::File && self.inner().disk.stat(&blob).is_err() {
-                    match self.inner().disk.link(&path, &blob) {
-                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                        other => other.map_err(Error::disk("linking", &path))?,
-                    }
+        let pool = self.inner().pool(&self.workspace);
+        for (digest, _) in members {
+            let path = layout::blob_in(&self.path(), &digest);
+            let Ok(stat) = self.inner().disk.stat(&path) else { continue };
+            let blob = pool.blob(&digest);
+            if stat.kind == Kind::File && self.inner().disk.stat(&blob).is_err() {
+                match self.inner().disk.link(&path, &blob) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    other => other.map_err(Error::disk("linking", &path))?,
                 }
             }
         }

@@ -6,23 +6,46 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Sealed, structure};
+use crate::absent;
 use crate::digest::Digest;
 use crate::disk::{File, Kind, RelPath};
 use crate::error::{Damage, DamageKind, Error};
-use crate::layout;
+use crate::layout::{self, Pool};
+use crate::locks::Held;
+use crate::memory::Share;
 use crate::oci::{self, Closure, Descriptor};
 use crate::quarantine::{self, Subject};
 use crate::reader::{hash, read_small};
 use crate::store::lock;
+use crate::workspace::Workspace;
 
-/// From this size on, a blob that is hashed alone is read ahead by a second thread.
-const AHEAD_FROM: u64 = 8 << 20;
+/// From this size on, blobs of one artifact are hashed by several threads.
+const LARGE_FROM: u64 = 8 << 20;
 
 /// What a look at a layout found.
 pub(super) struct Inspection {
     pub(super) closure: Closure,
     pub(super) absent: HashSet<Digest>,
     pub(super) n_healed: u64,
+    pub(super) share: Share,
+}
+
+/// A member that is not as it should be.
+pub(super) struct Bad {
+    what: DamageKind,
+    /// The file that was looked at, open, so that no other can get its number meanwhile; absent
+    /// when there is none, or none that can be opened.
+    file: Option<Box<dyn File>>,
+}
+
+impl Bad {
+    fn of(what: DamageKind) -> Bad {
+        Bad { what, file: None }
+    }
+
+    fn inode(&self) -> Option<u64> {
+        self.file.as_ref().and_then(|file| file.stat().ok()).map(|stat| stat.inode)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -38,38 +61,43 @@ impl Sealed {
         self.store.sealed(&self.workspace, &self.digest)?;
         let mut n_healed = 0;
         let mut damages = Vec::new();
-        let closure = self.walk(&mut n_healed)?;
-        let layout = self.path();
-        let disk = &*self.inner().disk;
-
-        let mut absent = HashSet::new();
-        let mut whole = Vec::new();
-        for descriptor in closure.blobs() {
-            let digest = descriptor.digest;
-            // One whose damage was told was there, and its loss is no permission.
-            if descriptor.may_be_absent()
-                && !quarantine::knows(disk, &Subject::Blob(digest))
-                && disk
-                    .stat(&layout::blob_in(&layout, &digest))
-                    .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
-            {
-                absent.insert(digest);
-                continue;
-            }
-            whole.push((digest, descriptor.size));
-        }
+        let mut share = self.inner().memory.share();
+        let closure = self.walk(&mut n_healed, &mut share)?;
+        let (absent, whole) = self.split_absent(&closure)?;
         let depth = if bytes { Depth::Bytes } else { Depth::Sizes };
         for (digest, what) in self.prove_all(whole, depth, &mut n_healed)? {
             damages.push(Damage { file: layout::blob_file(&digest), what });
         }
-        damages.extend(structure::put_strangers_away(self.inner(), &layout, &closure, false)?);
+        damages.extend(self.check_strangers(&closure)?);
         if let Some(root) = closure.manifests().last() {
             damages.extend(self.check_fixed(&root.descriptor(), &mut n_healed)?);
         }
         match damages.is_empty() {
-            true => Ok(Inspection { closure, absent, n_healed }),
+            true => Ok(Inspection { closure, absent, n_healed, share }),
             false => Err(self.corrupt(damages)),
         }
+    }
+
+    /// The blobs that must be there, and those that the artifact was sealed without.
+    #[allow(clippy::type_complexity, reason = "two halves of one list")]
+    fn split_absent(
+        &self,
+        closure: &Closure,
+    ) -> Result<(HashSet<Digest>, Vec<(Digest, u64)>), Error> {
+        let (disk, layout) = (&*self.inner().disk, self.path());
+        let is_gone = |digest: &Digest| {
+            let there = disk.stat(&layout::blob_in(&layout, digest));
+            there.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        let mut absent = HashSet::new();
+        if closure.blobs().any(|blob| blob.may_be_absent() && is_gone(&blob.digest)) {
+            let limit = self.inner().options.limits.entries;
+            absent = absent::get(disk, &self.workspace, &self.digest, limit)?;
+            absent.retain(is_gone);
+        }
+        let whole = closure.blobs().filter(|blob| !absent.contains(&blob.digest));
+        let whole = whole.map(|blob| (blob.digest, blob.size)).collect();
+        Ok((absent, whole))
     }
 
     pub(super) fn corrupt(&self, damages: Vec<Damage>) -> Error {
@@ -95,16 +123,16 @@ impl Sealed {
     }
 
     /// Reads the root and every manifest below it, each hashed.
-    fn walk(&self, n_healed: &mut u64) -> Result<Closure, Error> {
+    fn walk(&self, n_healed: &mut u64, share: &mut Share) -> Result<Closure, Error> {
         let path = layout::blob_in(&self.path(), &self.digest);
         let limit = self.inner().options.limits.manifest_size;
         // Nothing but the digest says how large the root is: its own size if that proves right,
         // else that of the store's copy.
         let size_at = |path: &RelPath| self.inner().disk.stat(path).ok().map(|s| s.size.min(limit));
         let own = size_at(&path).unwrap_or(0);
-        if self.look(&self.digest, own, false, &path)?.is_err() {
-            let size = size_at(&layout::blob(&self.digest)).unwrap_or(own);
-            if let Err(what) = self.prove(&self.digest, size, false, n_healed)? {
+        if self.look(&self.digest, own, &path)?.is_err() {
+            let size = size_at(&self.pool().blob(&self.digest)).unwrap_or(own);
+            if let Err(what) = self.prove(&self.digest, size, n_healed)? {
                 let file = layout::blob_file(&self.digest);
                 return Err(self.corrupt(vec![Damage { file, what }]));
             }
@@ -112,10 +140,11 @@ impl Sealed {
         let (root, bytes) = self.root()?;
         let limits = self.inner().options.limits;
         oci::walk(&root, &limits, &mut |claim| {
+            share.grow(claim.size)?;
             if claim.digest == root.digest {
                 return Ok(bytes.clone());
             }
-            match self.prove(&claim.digest, claim.size, false, n_healed)? {
+            match self.prove(&claim.digest, claim.size, n_healed)? {
                 Ok(file) => {
                     let path = layout::blob_in(&self.path(), &claim.digest);
                     let bytes = read_small(&*file, claim.size);
@@ -137,12 +166,11 @@ impl Sealed {
         n_healed: &mut u64,
     ) -> Result<Vec<(Digest, DamageKind)>, Error> {
         blobs.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-        let n_large = blobs.iter().filter(|(_, size)| *size >= AHEAD_FROM).count();
+        let n_large = blobs.iter().filter(|(_, size)| *size >= LARGE_FROM).count();
         let n_threads = match depth {
             Depth::Sizes => 1,
             Depth::Bytes => self.inner().options.n_threads.min(n_large).max(1),
         };
-        let ahead = n_large < self.inner().options.n_threads.max(2);
         let next = AtomicUsize::new(0);
         let found = Mutex::new((Vec::new(), 0));
         let work = || -> Result<(), Error> {
@@ -150,7 +178,7 @@ impl Sealed {
             while let Some((digest, size)) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let damage = match depth {
                     Depth::Sizes => self.prove_size(digest, *size, &mut healed)?,
-                    Depth::Bytes => self.prove(digest, *size, ahead, &mut healed)?.err(),
+                    Depth::Bytes => self.prove(digest, *size, &mut healed)?.err(),
                 };
                 if let Some(what) = damage {
                     lock(&found).0.push((*digest, what));
@@ -194,7 +222,7 @@ impl Sealed {
         let stat = self.inner().disk.stat(&path);
         match stat {
             Ok(stat) if stat.kind == Kind::File && stat.size == size => Ok(None),
-            _ => self.prove(digest, size, true, n_healed).map(Result::err),
+            _ => self.prove(digest, size, n_healed).map(Result::err),
         }
     }
 
@@ -204,98 +232,120 @@ impl Sealed {
         &self,
         digest: &Digest,
         size: u64,
-        ahead: bool,
         n_healed: &mut u64,
     ) -> Result<Result<Box<dyn File>, DamageKind>, Error> {
         let path = layout::blob_in(&self.path(), digest);
-        if let Ok(file) = self.look(digest, size, ahead, &path)? {
+        if let Ok(file) = self.look(digest, size, &path)? {
             return Ok(Ok(file));
         }
         // Twice wrong before it is damage: a read can go wrong once, and a layout that was retired
         // meanwhile has lost nothing.
-        let damage = match self.look(digest, size, false, &path)? {
+        let bad = match self.look(digest, size, &path)? {
             Ok(file) => return Ok(Ok(file)),
-            Err(damage) => damage,
+            Err(bad) => bad,
         };
         self.store.sealed(&self.workspace, &self.digest)?;
         if quarantine::knows(&*self.inner().disk, &Subject::Blob(*digest))
-            && self.heal(digest, size, &path)?
+            && self.heal(digest, size, &path, &bad)?
         {
             tracing::warn!(%digest, artifact = %self.digest, "a damaged blob was healed from the store's good copy");
             *n_healed += 1;
-            return self.look(digest, size, ahead, &path);
+            return Ok(self.look(digest, size, &path)?.map_err(|bad| bad.what));
         }
-        self.put_away(digest, &path)?;
-        Ok(Err(damage))
+        self.put_away(digest, &path, &bad)?;
+        Ok(Err(bad.what))
     }
 
     pub(super) fn look(
         &self,
         digest: &Digest,
         size: u64,
-        ahead: bool,
         path: &RelPath,
-    ) -> Result<Result<Box<dyn File>, DamageKind>, Error> {
+    ) -> Result<Result<Box<dyn File>, Bad>, Error> {
         let file = match self.inner().disk.open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Err(DamageKind::Missing));
+                return Ok(Err(Bad::of(DamageKind::Missing)));
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                return Ok(Err(DamageKind::NotAFile));
+                return Ok(Err(Bad::of(DamageKind::NotAFile)));
             }
             Err(error) => return Err(Error::disk("opening", path)(error)),
         };
         let actual = file.stat().map_err(Error::disk("looking at", path))?.size;
         if actual != size {
-            return Ok(Err(DamageKind::Size { expected: size, actual }));
+            let what = DamageKind::Size { expected: size, actual };
+            return Ok(Err(Bad { what, file: Some(file) }));
         }
-        let ahead = ahead && size >= AHEAD_FROM;
-        let (actual, _) =
-            hash(&*file, digest.algorithm(), size, ahead).map_err(Error::disk("reading", path))?;
+        let hashed = hash(&*file, digest.algorithm(), size, &self.stop);
+        let (actual, _) = hashed.map_err(Error::disk("reading", path))?;
         match actual == *digest {
             true => Ok(Ok(file)),
-            false => Ok(Err(DamageKind::Bytes { actual })),
+            false => Ok(Err(Bad { what: DamageKind::Bytes { actual }, file: Some(file) })),
         }
     }
 
+    fn pool(&self) -> Pool {
+        self.inner().pool(&self.workspace)
+    }
+
+    /// Excludes everybody else who changes this layout, for as long as it is held.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the artifact was retired meanwhile.
+    pub(super) fn exclude(&self) -> Result<Held<'_, (Workspace, Digest)>, Error> {
+        let guard = self.inner().lock_artifact(&self.workspace, &self.digest);
+        self.store.sealed(&self.workspace, &self.digest)?;
+        Ok(guard)
+    }
+
     /// Replaces the layout's file by a link to the store's, if that one is another file and good.
-    fn heal(&self, digest: &Digest, size: u64, path: &RelPath) -> Result<bool, Error> {
+    fn heal(&self, digest: &Digest, size: u64, path: &RelPath, bad: &Bad) -> Result<bool, Error> {
         let inner = self.inner();
         let disk = &*inner.disk;
-        let blob = layout::blob(digest);
-        let good = match (disk.stat(&blob), disk.stat(path)) {
-            (Err(_), _) => return Ok(false),
-            (Ok(good), Ok(bad)) if good.inode == bad.inode => return Ok(false),
-            (Ok(good), _) if good.kind != Kind::File || good.size != size => return Ok(false),
-            (Ok(_), _) => disk.open(&blob).map_err(Error::disk("opening", &blob))?,
+        let blob = self.pool().blob(digest);
+        let inode = |path: &RelPath| disk.stat(path).ok().map(|stat| stat.inode);
+        let good = match disk.stat(&blob) {
+            Ok(good) if good.kind == Kind::File && good.size == size => {
+                if bad.inode() == Some(good.inode) {
+                    return Ok(false);
+                }
+                match disk.open(&blob) {
+                    Ok(good) => good,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                    Err(error) => return Err(Error::disk("opening", &blob)(error)),
+                }
+            }
+            _ => return Ok(false),
         };
-        let hashed = hash(&*good, digest.algorithm(), size, false);
+        let hashed = hash(&*good, digest.algorithm(), size, &self.stop);
         if hashed.map_err(Error::disk("reading", &blob))?.0 != *digest {
             return Ok(false);
         }
+        let proved = good.stat().map_err(Error::disk("looking at", &blob))?.inode;
         quarantine::keep(disk, &Subject::Blob(*digest), Some(path));
+
+        let _artifact = self.exclude()?;
+        if self.is_other(path, bad) {
+            // Somebody else was quicker: it is to be looked at again.
+            return Ok(true);
+        }
         let spare = inner.staging("heal");
-        let _guard = inner.lock_digest(digest);
-        match disk.link(&blob, &spare) {
-            // Collected or worn out meanwhile: there is nothing to heal from just now.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::TooManyLinks
-                ) =>
-            {
+        {
+            let _blob = inner.lock_digest(digest);
+            if inode(&blob) != Some(proved) {
                 return Ok(false);
             }
-            other => other.map_err(Error::disk("linking", &blob))?,
+            match disk.link(&blob, &spare) {
+                // Worn out: there is nothing to heal from just now.
+                Err(error) if error.kind() == io::ErrorKind::TooManyLinks => return Ok(false),
+                other => other.map_err(Error::disk("linking", &blob))?,
+            }
         }
         if disk.stat(path).is_ok_and(|stat| stat.kind == Kind::Folder) {
             inner.remove_tree(path)?;
         }
-        let healed = disk.rename(&spare, path).map_err(Error::disk("renaming", &spare));
-        // A rename between two links of one file leaves both: somebody else healed it as well.
-        let _ = disk.unlink(&spare);
-        healed?;
+        disk.rename(&spare, path).map_err(Error::disk("renaming", &spare))?;
         self.sync_folder_of(path)?;
         Ok(true)
     }
@@ -307,40 +357,50 @@ impl Sealed {
 
     /// A damaged file leaves the layout, and if it is the store's own copy, `blobs/` as well, so
     /// that the next put writes it anew. A copy stays in quarantine.
-    pub(super) fn put_away(&self, digest: &Digest, path: &RelPath) -> Result<(), Error> {
+    fn put_away(&self, digest: &Digest, path: &RelPath, bad: &Bad) -> Result<(), Error> {
         let inner = self.inner();
         let disk = &*inner.disk;
-        let Ok(stat) = disk.stat(path) else {
-            quarantine::keep(disk, &Subject::Blob(*digest), None);
-            return Ok(());
+        let subject = Subject::Blob(*digest);
+        let is_kept = match &bad.file {
+            Some(file) => quarantine::keep_open(disk, &subject, &**file),
+            None => quarantine::keep(disk, &subject, None),
         };
-        if stat.kind == Kind::File {
-            let subject = Subject::Blob(*digest);
-            let is_kept = quarantine::keep(disk, &subject, Some(path));
-            let _guard = inner.lock_digest(digest);
-            // While it was copied, somebody may have put the good file in its place.
-            if !disk.stat(path).is_ok_and(|there| there.inode == stat.inode) {
+        let _artifact = self.exclude()?;
+        if bad.what == DamageKind::Missing || self.is_other(path, bad) {
+            return Ok(());
+        }
+        let Some(inode) = bad.inode() else {
+            // No regular file: whatever it is, it does not belong there.
+            structure::put_stranger_away(inner, &subject, path)?;
+            return self.sync_folder_of(path);
+        };
+        if is_kept {
+            disk.unlink(path).map_err(Error::disk("removing", path))?;
+        } else {
+            // Too large to be copied, or the disk is full: the file itself goes there.
+            inner.release_reserve();
+            if let Err(error) = quarantine::move_away(disk, &subject, path) {
+                // It stays, and every check tells of it again.
+                tracing::error!(%digest, %error, "a damaged file cannot be put into quarantine");
                 return Ok(());
             }
-            if is_kept {
-                disk.unlink(path).map_err(Error::disk("removing", path))?;
-            } else {
-                // Too large to be copied, or the disk is full: the file itself goes there.
-                inner.release_reserve();
-                if let Err(error) = quarantine::move_away(disk, &subject, path) {
-                    // It stays, and every check tells of it again.
-                    tracing::error!(%digest, %error, "a damaged file cannot be put into quarantine");
-                    return Ok(());
-                }
-            }
-            let blob = layout::blob(digest);
-            if disk.stat(&blob).is_ok_and(|there| there.inode == stat.inode) {
-                disk.unlink(&blob).map_err(Error::disk("removing", &blob))?;
-                self.sync_folder_of(&blob)?;
-            }
-        } else {
-            structure::put_stranger_away(inner, &Subject::Blob(*digest), path)?;
+        }
+        let blob = self.pool().blob(digest);
+        let _blob = inner.lock_digest(digest);
+        if disk.stat(&blob).is_ok_and(|there| there.inode == inode) {
+            disk.unlink(&blob).map_err(Error::disk("removing", &blob))?;
+            self.sync_folder_of(&blob)?;
         }
         self.sync_folder_of(path)
+    }
+
+    /// Whether something else stands there by now than what was looked at: somebody put the good
+    /// file there, or took the bad one away.
+    fn is_other(&self, path: &RelPath, bad: &Bad) -> bool {
+        match (self.inner().disk.stat(path), bad.inode()) {
+            (Ok(there), Some(inode)) => there.inode != inode,
+            (Ok(there), None) => there.kind == Kind::File,
+            (Err(_), _) => bad.what != DamageKind::Missing,
+        }
     }
 }

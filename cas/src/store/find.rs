@@ -2,7 +2,6 @@
 //!
 //! Paths decide what exists; the index only saves reading.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 
@@ -65,7 +64,10 @@ impl Store {
                 found => found.map(|sealed| sealed.digest()),
             };
         }
-        if let Some(rest) = reference.strip_prefix(&format!("{}/", layout::ARTIFACTS)) {
+        // A handle holds no colon, a name always does.
+        if let Some(rest) = reference.strip_prefix(&format!("{}/", layout::ARTIFACTS))
+            && !rest.contains(':')
+        {
             let parts: Vec<&str> = rest.split('/').collect();
             let [of, algorithm, hex] = parts[..] else { return Err(not_found()) };
             let digest = format!("{algorithm}:{hex}").parse::<Digest>().map_err(|_| not_found())?;
@@ -141,11 +143,9 @@ impl Store {
         let is_more = digests.len() > limit;
         digests.truncate(limit);
         let next = digests.last().copied().filter(|_| is_more);
-        let names = names::all(&*self.inner.disk, workspace)?;
-        let summaries = digests.iter().map(|digest| self.summary_with(workspace, digest, &names));
-        let mut found = Vec::with_capacity(summaries.len());
-        for summary in summaries {
-            match summary {
+        let mut found = Vec::with_capacity(digests.len());
+        for digest in &digests {
+            match self.summary(workspace, digest) {
                 // Retired since the folder was listed.
                 Err(Error::NotFound { .. }) => {}
                 other => found.push(other?),
@@ -159,15 +159,6 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Disk`].
     pub fn summary(&self, workspace: &Workspace, digest: &Digest) -> Result<Summary, Error> {
-        self.summary_with(workspace, digest, &names::all(&*self.inner.disk, workspace)?)
-    }
-
-    fn summary_with(
-        &self,
-        workspace: &Workspace,
-        digest: &Digest,
-        names: &BTreeMap<Digest, Vec<Name>>,
-    ) -> Result<Summary, Error> {
         let sealed = self.sealed(workspace, digest)?;
         let facts = match self.facts(workspace, digest) {
             Ok(facts) => facts,
@@ -185,7 +176,7 @@ impl Store {
         Ok(Summary {
             digest: *digest,
             facts,
-            names: names.get(digest).cloned().unwrap_or_default(),
+            names: self.names_of(workspace, digest)?,
             sealed_at: sealed.sealed_at()?,
             verified_at: index.and_then(|index| index.verified_at(workspace, digest)),
         })
@@ -195,11 +186,63 @@ impl Store {
         if let Some(facts) = self.inner.index().and_then(|index| index.facts(workspace, digest)) {
             return Ok(facts);
         }
-        let facts = self.sealed(workspace, digest)?.facts()?;
+        let (facts, members) = self.sealed(workspace, digest)?.facts()?;
         if let Some(index) = self.inner.index() {
-            index.note(workspace, digest, &facts);
+            index.note(workspace, digest, &facts, &members);
         }
         Ok(facts)
+    }
+
+    /// The names that lead to an artifact, in order.
+    pub(crate) fn names_of(
+        &self,
+        workspace: &Workspace,
+        digest: &Digest,
+    ) -> Result<Vec<Name>, Error> {
+        let disk = &*self.inner.disk;
+        let index = self.inner.index();
+        let mut names = Vec::new();
+        match index.as_ref().and_then(|index| index.names(workspace, digest)) {
+            Some(noted) => {
+                for name in noted {
+                    match names::get(disk, workspace, &name) {
+                        Ok(Some(there)) if there == *digest => names.push(name),
+                        // It leads elsewhere by now.
+                        Ok(_) => {}
+                        Err(error @ Error::DamagedName { .. }) => {
+                            tracing::error!(%workspace, %error, "a name cannot be read");
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            None => names::each(disk, workspace, &mut |name, there| {
+                if there == *digest {
+                    names.push(name);
+                }
+            })?,
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Whether an artifact of the workspace, but for `besides`, reaches a digest. Without an index
+    /// nobody looks, and the answer is no.
+    pub(crate) fn is_held(
+        &self,
+        workspace: &Workspace,
+        member: &Digest,
+        besides: Option<&Digest>,
+    ) -> bool {
+        let Some(index) = self.inner.index() else { return false };
+        let mut is_held = false;
+        let known = index.holders(workspace, member, &mut |artifact| {
+            let layout = layout::artifact(workspace, &artifact);
+            is_held = besides != Some(&artifact)
+                && self.inner.disk.stat(&layout::blob_in(&layout, member)).is_ok();
+            !is_held
+        });
+        known.is_some() && is_held
     }
 
     /// Records that an artifact was found whole, `at` seconds after 1970.
@@ -230,12 +273,21 @@ impl Store {
         workspace: &Workspace,
         digest: &Digest,
     ) -> Result<Vec<(Digest, Vec<Name>)>, Error> {
-        let names = names::all(&*self.inner.disk, workspace)?;
+        let mut reaching = Vec::new();
+        let known = self.inner.index().and_then(|index| {
+            index.holders(workspace, digest, &mut |artifact| {
+                reaching.push(artifact);
+                true
+            })
+        });
+        if known.is_none() {
+            reaching = self.artifacts(workspace)?;
+        }
         let mut holders = Vec::new();
-        for artifact in self.artifacts(workspace)? {
+        for artifact in reaching {
             let layout = layout::artifact(workspace, &artifact);
             if self.inner.disk.stat(&layout::blob_in(&layout, digest)).is_ok() {
-                holders.push((artifact, names.get(&artifact).cloned().unwrap_or_default()));
+                holders.push((artifact, self.names_of(workspace, &artifact)?));
             }
         }
         Ok(holders)

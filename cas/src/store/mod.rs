@@ -2,6 +2,7 @@
 
 mod find;
 mod opening;
+mod room;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -11,23 +12,34 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::digest::{Algorithm, Digest};
-use crate::disk::{Create, Disk, Entry, Kind, RelPath, Space};
+use crate::disk::{Disk, Entry, Kind, RelPath, Space};
 use crate::draft::Draft;
 use crate::durable::{Barrier, Unsynced};
 use crate::error::Error;
 use crate::index::Index;
-use crate::layout;
+use crate::layout::{self, Pool};
+use crate::locks::{Held, Locks};
+use crate::memory::Budget;
 use crate::names;
 use crate::oci::Limits;
 use crate::workspace::Workspace;
 
 pub use find::Summary;
-use opening::{identify, make_folders};
+use opening::{identify, make_folders, make_pool};
 
-/// What is kept back so that a full disk can still be tidied, in bytes.
-const RESERVE: u64 = 1 << 20;
 /// One lock for each of so many digests at once.
 const N_LOCKS: usize = 64;
+
+/// Between whom the same bytes are there only once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dedup {
+    /// Between all workspaces.
+    #[default]
+    Store,
+    /// Inside each workspace only: nothing that a peer can measure tells it what others hold.
+    Workspace,
+}
 
 /// How a store is opened. Sizes are bytes.
 #[derive(Clone, Debug)]
@@ -38,10 +50,14 @@ pub struct Options {
     pub index: Option<PathBuf>,
     /// Memory that the index may use.
     pub index_cache: u64,
+    /// Between whom the same bytes are there only once; settled when the store is made.
+    pub dedup: Dedup,
     /// What must stay free on the disk.
     pub min_free: u64,
     /// What one workspace may hold, its artifacts' closures added up; 0 for no limit.
     pub quota: u64,
+    /// Bytes of manifests that all work at once may hold in memory.
+    pub documents: u64,
     /// From which size on a blob is read, hashed and written by several threads.
     pub pipeline_from: u64,
     /// How many blobs of one artifact are hashed at once.
@@ -58,8 +74,10 @@ impl Default for Options {
             limits: Limits::default(),
             index: None,
             index_cache: 4 << 20,
+            dedup: Dedup::Store,
             min_free: 0,
             quota: 0,
+            documents: 128 << 20,
             pipeline_from: 4 << 20,
             n_threads: 2,
             holder: String::new(),
@@ -78,11 +96,17 @@ pub(crate) struct Inner {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) options: Options,
     pub(crate) barrier: Barrier,
+    pub(crate) memory: Budget,
     pub(crate) index: Mutex<Option<Arc<Index>>>,
     id: String,
     serial: AtomicU64,
-    locks: Vec<Mutex<()>>,
+    blob_locks: Vec<Mutex<()>>,
+    artifact_locks: Locks<(Workspace, Digest)>,
+    /// Held while a tag is moved, or looked at and removed.
+    pub(crate) tag_lock: Mutex<()>,
     prepared: Mutex<HashSet<Workspace>>,
+    /// Bytes that puts are writing just now.
+    being_written: AtomicU64,
     /// Bytes that each workspace holds, by the closures of its artifacts.
     usage: Mutex<HashMap<Workspace, u64>>,
     _lock: Box<dyn Send + Sync>,
@@ -102,16 +126,21 @@ impl Store {
             _ => Error::disk("locking", &lock_path)(error),
         })?;
         make_folders(&*disk)?;
-        let id = identify(&*disk, &options.new_id)?;
+        let id = identify(&*disk, &options.new_id, options.dedup)?;
+        make_pool(&*disk, options.dedup)?;
         let store = Store {
             inner: Arc::new(Inner {
                 disk,
+                memory: Budget::new(options.documents),
                 options,
                 barrier: Barrier::default(),
                 index: Mutex::new(None),
                 id,
                 serial: AtomicU64::new(0),
-                locks: (0..N_LOCKS).map(|_| Mutex::new(())).collect(),
+                blob_locks: (0..N_LOCKS).map(|_| Mutex::new(())).collect(),
+                artifact_locks: Locks::default(),
+                tag_lock: Mutex::default(),
+                being_written: AtomicU64::new(0),
                 prepared: Mutex::default(),
                 usage: Mutex::default(),
                 _lock: lock,
@@ -166,12 +195,11 @@ impl Store {
         }
     }
 
-    /// Begins to take an artifact in.
+    /// Begins to take an artifact in. Nothing of its workspace is made before it is sealed.
     ///
     /// # Errors
     /// [`Error::Disk`], [`Error::Full`].
     pub fn draft(&self, workspace: &Workspace) -> Result<Draft, Error> {
-        self.inner.ensure_workspace(workspace)?;
         Draft::begin(self.clone(), workspace.clone())
     }
 }
@@ -195,51 +223,33 @@ impl Inner {
 
     /// Linking a blob, and looking at its link count before removing it, exclude each other.
     pub(crate) fn lock_digest(&self, digest: &Digest) -> MutexGuard<'_, ()> {
-        lock(&self.locks[usize::from(digest.bytes()[0]) % N_LOCKS])
+        lock(&self.blob_locks[usize::from(digest.bytes()[0]) % N_LOCKS])
+    }
+
+    /// Everything that changes the layout of an artifact, or moves it or the names that lead to
+    /// it, excludes each other. Taken before a lock of a digest, never after one, and never held
+    /// while a client is waited for.
+    pub(crate) fn lock_artifact(
+        &self,
+        workspace: &Workspace,
+        artifact: &Digest,
+    ) -> Held<'_, (Workspace, Digest)> {
+        self.artifact_locks.lock((workspace.clone(), *artifact))
+    }
+
+    /// Where the blobs are that a workspace's layouts share.
+    pub(crate) fn pool(&self, workspace: &Workspace) -> Pool {
+        match self.options.dedup {
+            Dedup::Store => Pool::Shared,
+            Dedup::Workspace => Pool::Of(workspace.clone()),
+        }
     }
 
     pub(crate) fn settle(&self, unsynced: &Unsynced) -> Result<(), Error> {
         self.barrier.settle(&*self.disk, unsynced)
     }
 
-    /// Refuses a draft that has more bytes than the disk has room for, or than any workspace may
-    /// hold. Whether this one may hold it as well is asked when it is sealed: until then nobody
-    /// knows whether the workspace has that very artifact already.
-    pub(crate) fn admit(&self, size: u64) -> Result<(), Error> {
-        let Options { quota, min_free, .. } = self.options;
-        if quota > 0 && size > quota {
-            return Err(Error::Quota { limit: quota });
-        }
-        if min_free > 0 {
-            let space =
-                self.disk.space().map_err(Error::disk("asking for room on", &RelPath::root()))?;
-            if space.free < min_free.saturating_add(size) {
-                return Err(Error::Full);
-            }
-        }
-        Ok(())
-    }
-
-    /// Counts an artifact to what a workspace holds; refuses it when the quota has no room for it.
-    /// Dropped before [`Reserved::keep`], it is not counted.
-    pub(crate) fn reserve(&self, workspace: &Workspace, size: u64) -> Result<Reserved<'_>, Error> {
-        let quota = self.options.quota;
-        let mut usage = lock(&self.usage);
-        let held = usage.entry(workspace.clone()).or_insert(0);
-        if quota > 0 && held.saturating_add(size) > quota {
-            return Err(Error::Quota { limit: quota });
-        }
-        *held += size;
-        Ok(Reserved { inner: self, workspace: workspace.clone(), size })
-    }
-
-    pub(crate) fn take_usage(&self, workspace: &Workspace, size: u64) {
-        if let Some(held) = lock(&self.usage).get_mut(workspace) {
-            *held = held.saturating_sub(size);
-        }
-    }
-
-    /// Makes `artifacts/<workspace>/<algorithm>`, once in the life of the process.
+    /// Makes a workspace's folders, once in the life of the process.
     pub(crate) fn ensure_workspace(&self, workspace: &Workspace) -> Result<(), Error> {
         let folder = layout::workspace(workspace);
         if lock(&self.prepared).contains(workspace) {
@@ -249,6 +259,12 @@ impl Inner {
         let mut changed = names::make_dirs(&*self.disk, &folder, 0o750)?;
         for algorithm in Algorithm::ALL {
             changed.extend(names::make_dirs(&*self.disk, &folder.join(algorithm.name()), 0o755)?);
+        }
+        if self.options.dedup == Dedup::Workspace {
+            for algorithm in Algorithm::ALL {
+                let folder = self.pool(workspace).blobs(algorithm);
+                changed.extend(names::make_dirs(&*self.disk, &folder, 0o700)?);
+            }
         }
         changed.dedup();
         for path in &changed {
@@ -290,39 +306,5 @@ impl Inner {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(Error::disk("removing", folder)),
         }
-    }
-
-    /// Gives up what is kept back, so that a full disk can be tidied.
-    pub(crate) fn release_reserve(&self) {
-        let _ = self.disk.unlink(&RelPath::new(layout::RESERVE_FILE));
-    }
-
-    /// Keeps room back again, if there is some.
-    pub(crate) fn refill_reserve(&self) {
-        let path = RelPath::new(layout::RESERVE_FILE);
-        let roomy = self.disk.space().is_ok_and(|space| space.free > RESERVE * 4);
-        if roomy && let Ok(file) = self.disk.create(&path, Create::Buffered) {
-            let _ = file.allocate(RESERVE);
-        }
-    }
-}
-
-/// Bytes that count to a workspace's quota although their artifact is not there yet.
-pub(crate) struct Reserved<'a> {
-    inner: &'a Inner,
-    workspace: Workspace,
-    size: u64,
-}
-
-impl Reserved<'_> {
-    /// The artifact is there.
-    pub(crate) fn keep(mut self) {
-        self.size = 0;
-    }
-}
-
-impl Drop for Reserved<'_> {
-    fn drop(&mut self) {
-        self.inner.take_usage(&self.workspace, self.size);
     }
 }

@@ -3,12 +3,14 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{Store, lock};
+use super::{Dedup, Store, lock};
+use crate::absent;
 use crate::digest::Algorithm;
 use crate::disk::{Create, Disk, Kind, RelPath, Stat, write_all_at};
 use crate::error::Error;
 use crate::index::Index;
-use crate::layout;
+use crate::layout::{self, Pool};
+use crate::names;
 use crate::reader::read_small;
 use crate::sealed::Sealed;
 
@@ -53,6 +55,12 @@ impl Store {
                 if let Err(error) = sealed.relink() {
                     tracing::warn!(%digest, %error, "an artifact could not be indexed");
                 }
+            }
+            absent::tidy(&*self.inner.disk, &workspace)?;
+            if let Some(index) = self.inner.index() {
+                names::each(&*self.inner.disk, &workspace, &mut |name, digest| {
+                    index.note_name(&workspace, &digest, &name);
+                })?;
             }
         }
         self.count_usage()
@@ -106,37 +114,50 @@ fn name_of_stop(marker: &Stat) -> String {
 }
 
 pub(super) fn make_folders(disk: &dyn Disk) -> Result<(), Error> {
-    let blobs = RelPath::new(layout::BLOBS);
     let folders = [
         (RelPath::new(layout::ARTIFACTS), 0o755),
-        (blobs.clone(), 0o700),
-        (layout::blobs(Algorithm::Sha256), 0o700),
-        (layout::blobs(Algorithm::Sha512), 0o700),
+        (RelPath::new(layout::BLOBS), 0o700),
         (RelPath::new(layout::NAMES), 0o700),
+        (RelPath::new(layout::ABSENT), 0o700),
         (RelPath::new(layout::STAGING), 0o700),
         (RelPath::new(layout::QUARANTINE), 0o700),
     ];
     for (path, mode) in &folders {
-        match disk.make_dir(path, *mode) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other.map_err(Error::disk("making", path))?,
-        }
+        make_folder(disk, path, *mode)?;
     }
     // Not for new ones alone: after a crash a folder may be there that was never synced.
-    for path in [&RelPath::root(), &blobs] {
-        disk.sync_dir(path).map_err(Error::disk("syncing", path))?;
+    let root = RelPath::root();
+    disk.sync_dir(&root).map_err(Error::disk("syncing", &root))
+}
+
+fn make_folder(disk: &dyn Disk, path: &RelPath, mode: u32) -> Result<(), Error> {
+    match disk.make_dir(path, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(Error::disk("making", path)),
     }
-    Ok(())
+}
+
+/// The folders of the pool that all workspaces share. Pools of workspaces are made with them.
+pub(super) fn make_pool(disk: &dyn Disk, dedup: Dedup) -> Result<(), Error> {
+    if dedup == Dedup::Store {
+        for algorithm in Algorithm::ALL {
+            make_folder(disk, &Pool::Shared.blobs(algorithm), 0o700)?;
+        }
+    }
+    let blobs = RelPath::new(layout::BLOBS);
+    disk.sync_dir(&blobs).map_err(Error::disk("syncing", &blobs))
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct StoreFile {
     format: u64,
     id: String,
+    #[serde(default)]
+    dedup: Dedup,
 }
 
 /// Reads `bonded.json`, or writes it for a new store.
-pub(super) fn identify(disk: &dyn Disk, new_id: &str) -> Result<String, Error> {
+pub(super) fn identify(disk: &dyn Disk, new_id: &str, dedup: Dedup) -> Result<String, Error> {
     let path = RelPath::new(layout::STORE_FILE);
     match disk.open(&path) {
         Ok(file) => {
@@ -144,13 +165,14 @@ pub(super) fn identify(disk: &dyn Disk, new_id: &str) -> Result<String, Error> {
             let bytes = read_small(&*file, size).map_err(Error::disk("reading", &path))?;
             let bytes = bytes.unwrap_or_default();
             match serde_json::from_slice::<StoreFile>(&bytes) {
-                Ok(StoreFile { format: FORMAT, id }) => Ok(id),
+                Ok(StoreFile { format: FORMAT, id, dedup: made }) if made == dedup => Ok(id),
+                Ok(StoreFile { format: FORMAT, dedup: made, .. }) => Err(Error::Dedup { made }),
                 Ok(StoreFile { format, .. }) => Err(Error::Format { found: format.to_string() }),
                 Err(_) => Err(Error::Format { found: "unreadable".to_owned() }),
             }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let file = StoreFile { format: FORMAT, id: new_id.to_owned() };
+            let file = StoreFile { format: FORMAT, id: new_id.to_owned(), dedup };
             let bytes = serde_json::to_vec(&file).unwrap_or_default();
             let draft = RelPath::new(layout::STAGING).join(layout::STORE_FILE);
             match disk.unlink(&draft) {

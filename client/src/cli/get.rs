@@ -44,7 +44,7 @@ pub(super) struct Get {
 struct Got {
     /// The artifact.
     digest: Digest,
-    /// Bytes of blobs that were hashed and written.
+    /// Bytes that were hashed and written.
     size: u64,
 }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use cas::digest::Digest;
 use cas::disk::{ForeignFile, spool};
 use cas::media::{self, Layout};
-use cas::oci::Limits;
 use cas::workspace::Name;
 use clap::Args;
 use wire::api;
@@ -93,35 +92,33 @@ impl Put {
         names: Vec<Name>,
         progress: &Progress,
     ) -> Result<api::Put, Error> {
-        let limits = Limits::default();
+        let client = context.client().await?;
         let (layout, entry) = match source {
             Source::File { path } => {
                 let file = ForeignFile::open(&path).map_err(media::Error::from)?;
                 let title = path.file_name().and_then(|name| name.to_str());
                 let options = self.options(title, names)?;
                 let bytes = FileBytes::File { file, offset: 0 };
-                return context.client().await?.put_file_with(bytes, &options, progress).await;
+                return client.put_file_with(bytes, &options, progress).await;
             }
             Source::Input => {
                 let options = self.options(Some("stdin"), names)?;
                 let bytes = match standard_input()? {
                     Some((file, offset)) => FileBytes::File { file, offset },
-                    // A stream comes once, and each name is a put of its own.
-                    None if options.names.len() > 1 => {
-                        FileBytes::File { file: spooled().await?, offset: 0 }
-                    }
                     None => FileBytes::Stream(Box::new(std::io::stdin())),
                 };
-                return context.client().await?.put_file_with(bytes, &options, progress).await;
+                return client.put_file_with(bytes, &options, progress).await;
             }
             Source::Layout { path, entry } => {
                 let (typed, follow) = (format!("oci:{}", path.display()), self.follow_symlinks);
+                let limits = client.limits().await?;
                 let layout =
                     blocking(move || Layout::open_dir(&path, &typed, follow, &limits)).await?;
                 (layout, entry)
             }
             Source::Archive { path, entry } => {
                 let typed = format!("oci-archive:{}", path.display());
+                let limits = client.limits().await?;
                 let open =
                     move || Layout::open_archive(ForeignFile::open(&path)?, 0, &typed, &limits);
                 (blocking(open).await?, entry)
@@ -131,6 +128,7 @@ impl Put {
                     Some(found) => found,
                     None => (spooled().await?, 0),
                 };
+                let limits = client.limits().await?;
                 let open = move || Layout::open_archive(file, offset, "oci-archive:-", &limits);
                 (blocking(open).await?, entry)
             }
@@ -139,7 +137,7 @@ impl Put {
         let layout = Arc::new(layout);
         let from = Arc::clone(&layout);
         let root = blocking(move || from.pick(entry.tag.as_deref(), entry.digest.as_ref())).await?;
-        context.client().await?.put_layout(layout, &root, &names, progress).await
+        client.put_layout(layout, &root, &names, progress).await
     }
 
     /// An option that would do nothing was meant to do something.

@@ -34,9 +34,12 @@ impl Retire {
         for name in &retired.names {
             text.push_str(&format!("  {name} is gone\n"));
         }
-        text.push_str(&match retired.reclaimable {
-            0 => "  all its blobs are held by others\n".to_owned(),
-            bytes => format!("  `bond gc` frees {}\n", say::size(bytes)),
+        text.push_str(&match retired.released {
+            0 => "  other artifacts of the workspace hold all its blobs\n".to_owned(),
+            bytes => {
+                let bytes = say::size(bytes);
+                format!("  {bytes} released; `bond gc` frees what no other workspace holds\n")
+            }
         });
         say::listing(&text)?;
         Ok(ExitCode::SUCCESS)

@@ -26,7 +26,7 @@
 //! the answer then carries [`DESCRIPTORS`] and an empty body. Sizes are bytes.
 
 use cas::digest::Digest;
-use cas::oci::Descriptor;
+use cas::oci::{Descriptor, Limits};
 use serde::{Deserialize, Serialize};
 
 use crate::code::Problem;
@@ -39,6 +39,8 @@ pub const ACCEPT_DESCRIPTORS: &str = "bonded-accept-descriptors";
 pub const DEFAULT_SOCKET: &str = "/run/bonded/bonded.sock";
 /// The workspace when none is named.
 pub const DEFAULT_WORKSPACE: &str = "default";
+/// The most names that one put may give.
+pub const MOST_NAMES: usize = 64;
 
 /// The body of every answer that is no success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +71,50 @@ pub struct Status {
     pub rights: Vec<Rights>,
     /// Free bytes on the store's filesystem.
     pub free: u64,
+    /// Bounds on the documents that the daemon takes.
+    pub limits: DocumentLimits,
+}
+
+/// Bounds on manifests and indexes, as the daemon is configured: see [`Limits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentLimits {
+    /// Bytes of one manifest or index.
+    pub manifest_size: u64,
+    /// Bytes of all manifests and indexes of one closure.
+    pub manifests_size: u64,
+    /// Indexes on top of each other, the root counted.
+    pub depth: usize,
+    /// Descriptors in one closure.
+    pub entries: usize,
+}
+
+impl DocumentLimits {
+    /// The widest that a daemon can be configured to. Nobody who is told wider ones believes them.
+    pub const WIDEST: DocumentLimits = DocumentLimits {
+        manifest_size: 64 << 20,
+        manifests_size: 1 << 30,
+        depth: 64,
+        entries: 10_000_000,
+    };
+}
+
+impl From<Limits> for DocumentLimits {
+    fn from(limits: Limits) -> DocumentLimits {
+        let Limits { manifest_size, manifests_size, depth, entries } = limits;
+        DocumentLimits { manifest_size, manifests_size, depth, entries }
+    }
+}
+
+impl From<DocumentLimits> for Limits {
+    fn from(told: DocumentLimits) -> Limits {
+        let widest = DocumentLimits::WIDEST;
+        Limits {
+            manifest_size: told.manifest_size.min(widest.manifest_size),
+            manifests_size: told.manifests_size.min(widest.manifests_size),
+            depth: told.depth.min(widest.depth),
+            entries: told.entries.min(widest.entries),
+        }
+    }
 }
 
 /// What one peer may do in one workspace.
@@ -87,18 +133,6 @@ pub struct DraftOpened {
     pub draft: String,
 }
 
-/// What became of the bytes of one blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// They were new and were written.
-    Written,
-    /// The store had them: both copies were read and are the same.
-    Present,
-    /// The store's copy was rotten; the good bytes took its place.
-    Healed,
-}
-
 /// One blob was taken into a draft.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
@@ -106,8 +140,6 @@ pub struct Taken {
     pub digest: Digest,
     /// Its size.
     pub size: u64,
-    /// What became of it.
-    pub outcome: Outcome,
 }
 
 /// How far a draft has come.
@@ -122,7 +154,7 @@ pub struct DraftProgress {
 pub struct Seal {
     /// The manifest or index at the top.
     pub root: Descriptor,
-    /// Names to give it, `repository:tag`.
+    /// Names to give it, `repository:tag`, at most [`MOST_NAMES`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
 }
@@ -147,7 +179,7 @@ pub struct FileQuery {
     /// The digest that the bytes must have, when the bringer knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
-    /// Names to give it, `repository:tag`, with commas between them.
+    /// Names to give it, `repository:tag`, at most [`MOST_NAMES`], with commas between them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub names: Option<String>,
 }
@@ -184,9 +216,9 @@ pub struct Put {
     pub size: u64,
     /// Members of the closure.
     pub n_blobs: u64,
-    /// Of them written because they were new.
+    /// Of them new to the workspace, whatever other workspaces have.
     pub n_written: u64,
-    /// Of them healed.
+    /// Of them, or of the layout's own files, rotten in the workspace and healed.
     pub n_healed: u64,
     /// Whether the workspace had this artifact before.
     pub existed: bool,
@@ -303,8 +335,8 @@ pub struct Retired {
     pub digest: Digest,
     /// Names that led to it and are gone.
     pub names: Vec<String>,
-    /// Bytes that nobody holds any more; the next gc frees them.
-    pub reclaimable: u64,
+    /// Bytes that the workspace does not hold any more; gc frees those that no other one holds.
+    pub released: u64,
 }
 
 /// What a collection freed, or would free.

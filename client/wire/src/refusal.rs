@@ -33,6 +33,11 @@ impl From<&Refusal> for Problem {
                 digest,
                 Some("limits.manifest_size of bonded sets the limit"),
             ),
+            R::ManifestsTooLarge { root, .. } => (
+                Code::ManifestTooLarge,
+                root,
+                Some("limits.manifests_size of bonded sets the limit"),
+            ),
             R::TooDeep { digest, .. } => {
                 (Code::TooDeep, digest, Some("limits.depth of bonded sets the limit"))
             }

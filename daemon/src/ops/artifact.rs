@@ -26,10 +26,10 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     let look = move || {
         let told = |error| refusal::inside(error, &what, &workspace);
         let sealed = store.sealed(&workspace, &digest).map_err(told)?;
-        let (closure, absent) = sealed.closure().map_err(told)?;
+        let cas::Reached { closure, absent, .. } = &sealed.closure().map_err(told)?;
         let artifact = line(store.summary(&workspace, &digest).map_err(told)?);
         let members: Vec<Member> =
-            closure.nodes().iter().map(|node| member(node, &absent)).collect();
+            closure.nodes().iter().map(|node| member(node, absent)).collect();
         let root = members.last().map(|last| last.descriptor.clone());
         let root = root.ok_or_else(|| refusal::not_found(&what, &workspace))?;
         Ok(Closure { artifact, root, members })

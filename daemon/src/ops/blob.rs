@@ -5,9 +5,9 @@
 use std::io::{self, Read as _};
 
 use bytes::Bytes;
-use cas::Sealed;
 use cas::digest::Digest;
 use cas::workspace::Workspace;
+use cas::{Sealed, Stop};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::oneshot;
 use wire::{Code, Problem};
@@ -58,14 +58,15 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
 
 async fn descriptor(ask: &Ask, wanted: Wanted) -> Result<Answer, Problem> {
     let store = ask.app.store.clone();
-    let hash = move || {
-        let blob = wanted.sealed(&store)?.blob(&wanted.member).map_err(|e| wanted.told(e))?;
+    let hash = move |stop: &Stop| {
+        let sealed = wanted.sealed(&store)?.stopped_by(stop);
+        let blob = sealed.blob(&wanted.member).map_err(|e| wanted.told(e))?;
         blob.descriptor().map_err(|error| {
             tracing::error!(digest = %wanted.member, %error, "a checked file could not be opened");
             Problem::new(Code::StoreIo, "the checked file could not be handed over")
         })
     };
-    ask.run(Kind::Hashing, hash).await.map(Answer::descriptor)
+    ask.run_while_wanted(Kind::Hashing, hash).await.map(Answer::descriptor)
 }
 
 /// The job goes at the peer's pace and ends when the connection does. The first piece is read

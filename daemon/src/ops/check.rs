@@ -1,6 +1,7 @@
 //! `POST /v1/workspaces/W/artifacts/DIGEST/check`: hashes every byte of an artifact, and says
 //! where its layout is to peers that may read it in place.
 
+use cas::Stop;
 use wire::Problem;
 use wire::api::Checked;
 
@@ -21,9 +22,9 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     let in_place = ask.app.may_read_in_place(&ask.caller.peer, &workspace);
 
     let app = ask.app.clone();
-    let hash = move || {
+    let hash = move |stop: &Stop| {
         let told = |error| refusal::inside(error, &what, &workspace);
-        let sealed = app.store.sealed(&workspace, &digest).map_err(told)?;
+        let sealed = app.store.sealed(&workspace, &digest).map_err(told)?.stopped_by(stop);
         app.prepare(&workspace).map_err(told)?;
         let checked = sealed.check().map_err(told)?;
         app.store.note_verified(&workspace, &digest, now());
@@ -40,6 +41,6 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
             absent: checked.absent().iter().copied().collect(),
         })
     };
-    let checked = ask.run(Kind::Hashing, hash).await?;
+    let checked = ask.run_while_wanted(Kind::Hashing, hash).await?;
     Answer::json(&checked)
 }

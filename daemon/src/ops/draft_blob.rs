@@ -3,7 +3,6 @@
 use wire::api::Taken;
 use wire::{Code, Problem};
 
-use super::outcome;
 use crate::answer::Answer;
 use crate::ask::Ask;
 use crate::body::{self, Range};
@@ -26,6 +25,5 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
         draft.take(&digest, size, source).map_err(refusal::problem)
     };
     let taken = body::bring(ask, Range { offset, size: Some(size) }, take).await?;
-    let outcome = outcome(taken.outcome);
-    Answer::json(&Taken { digest: taken.digest, size: taken.size, outcome })
+    Answer::json(&Taken { digest: taken.digest, size: taken.size })
 }

@@ -18,7 +18,6 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
 
     let app = ask.app.clone();
     let begin = move || {
-        app.prepare(&workspace).map_err(refusal::problem)?;
         let draft = app.store.draft(&workspace).map_err(refusal::problem)?;
         app.drafts.keep(uid, workspace, connection, draft)
     };

@@ -20,7 +20,8 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
     let (app, uid) = (ask.app.clone(), ask.caller.peer.raw_uid());
     let seal = move || {
         // Taken out only now: a draft must outlive an answer that there is no place just now.
-        let (draft, _) = app.drafts.take(&id, uid)?;
+        let (draft, workspace) = app.drafts.take(&id, uid)?;
+        app.prepare(&workspace).map_err(refusal::problem)?;
         let (sealed, receipt) = draft.seal(&root, &names).map_err(refusal::problem)?;
         Ok(put(&app.metrics, &sealed, receipt, root.media_type, None))
     };

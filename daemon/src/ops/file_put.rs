@@ -25,9 +25,9 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
 
     let app = ask.app.clone();
     let take = move |source: cas::Source<'_>, size| {
-        app.prepare(&workspace).map_err(refusal::problem)?;
         let draft = app.store.draft(&workspace).map_err(refusal::problem)?;
         let taken = draft.take_file(size, claimed, source).map_err(refusal::problem)?;
+        app.prepare(&workspace).map_err(refusal::problem)?;
         let (artifact_type, media_type) = (query.get("artifact_type"), query.get("media_type"));
         let (sealed, receipt) = draft
             .seal_file(&title, artifact_type, media_type, &taken, &names)

@@ -2,7 +2,7 @@
 
 use cas::digest::Digest;
 use cas::workspace::Name;
-use wire::api::{OciLayoutHandle, Outcome, PersistenceHandle};
+use wire::api::{MOST_NAMES, OciLayoutHandle, PersistenceHandle};
 use wire::{Code, Problem};
 
 use crate::answer::Answer;
@@ -70,14 +70,6 @@ fn unknown(ask: &Ask) -> Problem {
 
 // What several verbs say in the same words.
 
-fn outcome(outcome: cas::Outcome) -> Outcome {
-    match outcome {
-        cas::Outcome::Written => Outcome::Written,
-        cas::Outcome::Present => Outcome::Present,
-        cas::Outcome::Healed => Outcome::Healed,
-    }
-}
-
 fn texts(names: &[Name]) -> Vec<String> {
     names.iter().map(Name::to_string).collect()
 }
@@ -88,7 +80,16 @@ fn handle(path: &cas::disk::RelPath) -> PersistenceHandle {
 }
 
 fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Vec<Name>, Problem> {
-    names.into_iter().map(|name| name.parse().map_err(|e| refusal::name(&e))).collect()
+    let mut names = names.into_iter();
+    let parsed = names.by_ref().take(MOST_NAMES).map(|n| n.parse().map_err(|e| refusal::name(&e)));
+    let parsed = parsed.collect::<Result<_, _>>()?;
+    match names.next() {
+        None => Ok(parsed),
+        Some(_) => {
+            let message = format!("one put gives at most {MOST_NAMES} names");
+            Err(Problem::new(Code::Usage, message))
+        }
+    }
 }
 
 fn line(summary: cas::Summary) -> wire::api::Artifact {
@@ -115,7 +116,8 @@ fn put(
     file_digest: Option<Digest>,
 ) -> wire::api::Put {
     metrics.put(&receipt);
-    let cas::Receipt { existed, n_written, n_healed, size, n_blobs, absent } = receipt;
+    let cas::Receipt { existed, workspace, size, n_blobs, absent, .. } = receipt;
+    let cas::Tally { n_written, n_healed } = workspace;
     wire::api::Put {
         handle: handle(&sealed.path()),
         digest: sealed.digest(),

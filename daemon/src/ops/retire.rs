@@ -22,9 +22,5 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
         store.retire(&workspace, &digest).map_err(|e| refusal::inside(e, &what, &workspace))
     };
     let retired = ask.run(Kind::Short, end).await?;
-    Answer::json(&Retired {
-        digest,
-        names: texts(&retired.names),
-        reclaimable: retired.reclaimable,
-    })
+    Answer::json(&Retired { digest, names: texts(&retired.names), released: retired.released })
 }

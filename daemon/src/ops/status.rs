@@ -22,5 +22,6 @@ pub(super) async fn run(ask: &Ask) -> Result<Answer, Problem> {
             .map(|(workspace, rights)| Rights { workspace, may: rights.names() })
             .collect(),
         free: space.free,
+        limits: ask.app.config.oci_limits().into(),
     })
 }

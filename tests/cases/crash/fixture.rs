@@ -9,6 +9,7 @@ use cas::workspace::{Name, Workspace};
 use cas::{Error, Sealed, Source, Store};
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const FOREIGN_LAYER: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// An artifact and every byte of it.
@@ -19,6 +20,8 @@ pub(crate) struct Artifact {
     pub(crate) members: Vec<(Descriptor, Vec<u8>)>,
     /// Put as a file of this title.
     title: Option<&'static str>,
+    /// It has a layer that may be absent, and is.
+    pub(crate) lacks: bool,
 }
 
 impl Artifact {
@@ -109,7 +112,18 @@ fn image(n: u64, layers: &[(Descriptor, Vec<u8>)]) -> Artifact {
     let mut members = vec![config];
     members.extend_from_slice(layers);
     members.push(manifest);
-    Artifact { root, members, title: None }
+    Artifact { root, members, title: None, lacks: false }
+}
+
+/// One image with a layer that may be absent, and is.
+pub(crate) fn torso() -> Artifact {
+    let (mut claim, layer) = layer(7, 500);
+    claim.media_type = FOREIGN_LAYER.to_owned();
+    let absent = claim.digest;
+    let mut artifact = image(5, &[base(), (claim, layer)]);
+    artifact.members.retain(|(claim, _)| claim.digest != absent);
+    artifact.lacks = true;
+    artifact
 }
 
 fn base() -> (Descriptor, Vec<u8>) {
@@ -137,7 +151,7 @@ pub(crate) fn tree() -> Artifact {
             members.push(member);
         }
     }
-    Artifact { root, members, title: None }
+    Artifact { root, members, title: None, lacks: false }
 }
 
 /// One image that shares two layers with [`tree`]; another layer is empty.
@@ -155,8 +169,12 @@ pub(crate) fn file(n: u64) -> Artifact {
     const TITLES: [&str; 6] = ["tool-0", "tool-1", "tool-2", "tool-3", "tool-4", "tool-5"];
     let title = TITLES[n as usize];
     let content = blob(media_type::OCTETS, Algorithm::Sha256, bytes(100 + n, 800));
-    let mut artifact =
-        Artifact { root: content.0.clone(), members: vec![content], title: Some(title) };
+    let mut artifact = Artifact {
+        root: content.0.clone(),
+        members: vec![content],
+        title: Some(title),
+        lacks: false,
+    };
     // The manifest is the store's to make: it is taken from a put on a disk that never failed.
     let disk = SimDisk::new();
     let store = super::open(&disk).unwrap();

@@ -17,7 +17,7 @@ use super::world::{
 /// Every scenario, in both ways of syncing.
 pub(crate) fn all() -> Vec<Scenario> {
     type Make = fn() -> Scenario;
-    let makes: [Make; 18] = [
+    let makes: [Make; 20] = [
         first_opening,
         reopening,
         put_tree,
@@ -28,6 +28,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         put_with_names,
         names_move,
         two_drafts_at_once,
+        put_without_a_layer,
+        retire_without_a_layer,
         retire_named,
         retire_one_of_two,
         collect,
@@ -152,6 +154,31 @@ fn names_move() -> Scenario {
         "put that moves a name",
         move |store| put(store, &default_workspace(), &lone, &NAMES),
         |truth| note(truth, &default_workspace(), &fixture::lone(), &NAMES),
+    )
+}
+
+fn put_without_a_layer() -> Scenario {
+    let of = default_workspace();
+    let world = World::new(SimDisk::new()).has(&of, &fixture::plain(), &[]);
+    let torso = fixture::torso();
+    world
+        .scenario(
+            "put without a layer that may be absent",
+            move |store| put(store, &default_workspace(), &torso, &["torso:1"]),
+            |truth| note(truth, &default_workspace(), &fixture::torso(), &["torso:1"]),
+        )
+        .and(&fixture::torso())
+}
+
+fn retire_without_a_layer() -> Scenario {
+    let of = default_workspace();
+    let torso = fixture::torso();
+    let world = World::new(SimDisk::new()).has(&of, &torso, &["torso:1"]);
+    let digest = torso.digest();
+    world.scenario(
+        "retire of what lacks a layer",
+        move |store| retire(store, &default_workspace(), &digest),
+        move |truth| forget(truth, &default_workspace(), &torso),
     )
 }
 
@@ -296,7 +323,7 @@ fn link_limit() -> Scenario {
         world = world.has(&of, file, &[]);
     }
     let seen = world.disk.files();
-    let config = layout::blob(&Digest::of(b"{}")).to_string();
+    let config = layout::Pool::Shared.blob(&Digest::of(b"{}")).to_string();
     assert_eq!(seen[&config].n_links, 4, "the limit is not reached, so nothing is tried here");
     let brought = files[3..].to_vec();
     let scenario = world.scenario(

@@ -207,6 +207,9 @@ impl Case<'_> {
             self.compare(&seen, &place, digest)?;
             let artifact = &self.scenario.artifacts[digest];
             expected.extend([format!("{place}/oci-layout"), format!("{place}/index.json")]);
+            if artifact.lacks {
+                expected.insert(layout::absences(workspace, digest).to_string());
+            }
             for (name, bytes) in artifact.blobs() {
                 expected.insert(format!("{place}/{name}"));
                 match seen.get(&name) {
@@ -281,7 +284,12 @@ fn names_on(disk: &SimDisk) -> BTreeMap<(Workspace, Name), Digest> {
         let parsed = rest.split_once('/').and_then(|(workspace, rest)| {
             let (repository, tag) = rest.split_once("/_tags/")?;
             let name = format!("{repository}:{tag}").parse::<Name>().ok()?;
-            let digest = std::str::from_utf8(&seen.bytes).ok()?.parse::<Digest>().ok()?;
+            let text = std::str::from_utf8(&seen.bytes).ok()?;
+            let (digest, check) = text.strip_suffix('\n')?.split_once('\n')?;
+            let digest = digest.parse::<Digest>().ok()?;
+            if !Digest::of(format!("{name} {digest}").as_bytes()).hex().starts_with(check) {
+                return None;
+            }
             Some(((workspace.parse::<Workspace>().ok()?, name), digest))
         });
         let (name, digest) = parsed.unwrap_or_else(|| {

@@ -99,7 +99,7 @@ impl World {
 
     /// Flips a byte of the store's copy, and so of every layout that shares it.
     pub(crate) fn rots(mut self, blob: &Digest, in_artifacts: &[&Artifact]) -> World {
-        self.disk.corrupt(&layout::blob(blob), 700).unwrap();
+        self.disk.corrupt(&layout::Pool::Shared.blob(blob), 700).unwrap();
         for (key, state) in &mut self.truth.held {
             if in_artifacts.iter().any(|artifact| artifact.digest() == key.1) {
                 *state = State::Rotten;

@@ -59,7 +59,10 @@ impl Town {
         }
         let daemon = Daemon::with(config);
         let bond = daemon.folder().join("bond");
-        std::fs::copy(tests::programs::own("bond"), &bond).unwrap();
+        // By another process: what this one had open for writing while a test beside it forked could
+        // not be run.
+        let copied = Command::new("cp").arg(tests::programs::own("bond")).arg(&bond).status();
+        assert!(copied.unwrap().success());
         for path in [daemon.folder(), bond.as_path(), daemon.store()] {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
         }

@@ -1,0 +1,128 @@
+//! What an artifact was sealed without: non-distributable layers that nobody brought.
+//!
+//! A layer that is lost looks the same as one that was never there, and only the second is no
+//! damage. So sealing writes down what was absent, beside the layouts and not in them, before the
+//! layout gets its name. No record, or one that cannot be read, permits nothing.
+
+use std::collections::HashSet;
+use std::io;
+use std::ops::ControlFlow;
+
+use crate::digest::{Algorithm, Digest};
+use crate::disk::{Create, Disk, RelPath, write_all_at};
+use crate::error::Error;
+use crate::layout;
+use crate::names::make_dirs;
+use crate::reader::read_small;
+use crate::workspace::Workspace;
+
+/// A digest and its line's end.
+const MOST_LINE: u64 = 7 + 128 + 1;
+
+/// A record that is written and waits to be moved to its place.
+pub(crate) struct Record {
+    from: RelPath,
+    to: RelPath,
+}
+
+/// Writes a record at `from` and makes the folders that it will stand in. Returns those that are
+/// to be synced.
+pub(crate) fn prepare(
+    disk: &dyn Disk,
+    workspace: &Workspace,
+    artifact: &Digest,
+    absent: &[Digest],
+    from: RelPath,
+) -> Result<(Record, Vec<RelPath>), Error> {
+    let file = disk.create(&from, Create::Buffered).map_err(Error::disk("creating", &from))?;
+    write_all_at(&*file, &bytes(artifact, absent), 0).map_err(Error::disk("writing", &from))?;
+    let to = layout::absences(workspace, artifact);
+    let mut folders = Vec::new();
+    if let Some((folder, _)) = to.split() {
+        folders = make_dirs(disk, &folder, 0o700)?;
+        folders.push(folder);
+    }
+    Ok((Record { from, to }, folders))
+}
+
+impl Record {
+    /// Moves the record to its place, durably: no layout may be there without it.
+    pub(crate) fn publish(&self, disk: &dyn Disk) -> Result<(), Error> {
+        disk.rename(&self.from, &self.to).map_err(Error::disk("renaming", &self.from))?;
+        let Some((folder, _)) = self.to.split() else { return Ok(()) };
+        disk.sync_dir(&folder).map_err(Error::disk("syncing", &folder))
+    }
+}
+
+/// Removes an artifact's record, if there is one: it was retired, or has all its layers now.
+pub(crate) fn remove(
+    disk: &dyn Disk,
+    workspace: &Workspace,
+    artifact: &Digest,
+) -> Result<(), Error> {
+    let path = layout::absences(workspace, artifact);
+    match disk.unlink(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(Error::disk("removing", &path)),
+    }
+}
+
+/// What an artifact was sealed without; nothing when no record says so.
+pub(crate) fn get(
+    disk: &dyn Disk,
+    workspace: &Workspace,
+    artifact: &Digest,
+    limit: usize,
+) -> Result<HashSet<Digest>, Error> {
+    let path = layout::absences(workspace, artifact);
+    let file = match disk.open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashSet::new()),
+        Err(error) => return Err(Error::disk("opening", &path)(error)),
+    };
+    let size = file.stat().map_err(Error::disk("reading", &path))?.size;
+    let found = match size <= MOST_LINE.saturating_mul(limit as u64 + 1) {
+        true => read_small(&*file, size).map_err(Error::disk("reading", &path))?,
+        false => None,
+    };
+    let text = found.and_then(|found| String::from_utf8(found).ok()).unwrap_or_default();
+    let absent: Option<Vec<Digest>> = text.lines().skip(1).map(|line| line.parse().ok()).collect();
+    match absent {
+        Some(absent) if bytes(artifact, &absent) == text.as_bytes() => {
+            Ok(absent.into_iter().collect())
+        }
+        _ => {
+            tracing::error!(%workspace, %artifact, "the record of absent layers is damaged");
+            Ok(HashSet::new())
+        }
+    }
+}
+
+/// Removes the records of artifacts that are not there: a crash came between them and their end.
+pub(crate) fn tidy(disk: &dyn Disk, workspace: &Workspace) -> Result<(), Error> {
+    for algorithm in Algorithm::ALL {
+        let folder = layout::absences_by(workspace, algorithm);
+        let mut stray = Vec::new();
+        let listed = disk.list(&folder, &mut |entry| {
+            let artifact = Digest::from_hex(algorithm, &entry.name);
+            if artifact.is_ok_and(|a| disk.stat(&layout::artifact(workspace, &a)).is_err()) {
+                stray.push(folder.join(&entry.name));
+            }
+            ControlFlow::Continue(())
+        });
+        match listed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(Error::disk("listing", &folder))?,
+        }
+        for path in stray {
+            disk.unlink(&path).map_err(Error::disk("removing", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// A line that checks artifact and list, then a line for each absent layer.
+fn bytes(artifact: &Digest, absent: &[Digest]) -> Vec<u8> {
+    let list: String = absent.iter().map(|digest| format!("{digest}\n")).collect();
+    format!("{}\n{list}", Digest::of(format!("{artifact}\n{list}").as_bytes())).into_bytes()
+}

@@ -1,0 +1,278 @@
+//! Taking blobs into a draft: every byte that is brought is read and hashed, whatever the store
+//! has.
+
+use std::io::{self, Read};
+use std::sync::atomic::Ordering;
+
+use super::publish::is_no_file;
+use super::{Draft, Held, Member, Taken};
+use crate::digest::{Algorithm, Digest, Hasher};
+use crate::disk::{File, RelPath};
+use crate::error::Error;
+use crate::index::NOTED_FROM;
+use crate::intake::{Expected, Intake, Proved};
+use crate::layout::{self, Pool};
+use crate::oci::Refusal;
+use crate::quarantine::{self, Subject};
+use crate::source::{Reading, Source};
+use crate::store::lock;
+
+/// A file up to this size is read into memory before it is decided whether to write it. The index
+/// knows the sizes of larger blobs.
+const SMALL_FILE: u64 = NOTED_FROM;
+
+impl Draft {
+    /// Takes a blob in: every byte of the source is read and hashed, whatever the store has.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with a mismatch or wrong size, [`Error::SourceRead`],
+    /// [`Error::SourceChanged`], [`Error::Quota`], [`Error::Full`], [`Error::Disk`].
+    pub fn take(&self, claimed: &Digest, size: u64, source: Source<'_>) -> Result<Taken, Error> {
+        self.admit(size)?;
+        let mut reading = Reading::new(source)?;
+        if self.begin_member(claimed) {
+            return self.prove_again(claimed, size, &mut reading);
+        }
+        let taken = self.take_new(claimed, size, reading);
+        if taken.is_err() {
+            // First the file, then the member: nobody else may begin this blob in between.
+            let _ = self.store.inner.disk.unlink(&layout::blob_in(&self.dir, claimed));
+            lock(&self.members).remove(claimed);
+        }
+        taken
+    }
+
+    fn admit(&self, size: u64) -> Result<(), Error> {
+        let add = |before: u64| Some(before.saturating_add(size));
+        let before = self.admitted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        self.store.inner.admit(before.unwrap_or_default().saturating_add(size))
+    }
+
+    /// Whether somebody brought this blob to this draft already, or is about to.
+    fn begin_member(&self, digest: &Digest) -> bool {
+        let fresh = Member { size: None, held: Held::New, synced: false };
+        let mut members = lock(&self.members);
+        if members.contains_key(digest) {
+            return true;
+        }
+        members.insert(*digest, fresh);
+        false
+    }
+
+    /// The same blob a second time: it is proved like any other, and then there is nothing to do.
+    fn prove_again(
+        &self,
+        claimed: &Digest,
+        size: u64,
+        reading: &mut Reading<'_>,
+    ) -> Result<Taken, Error> {
+        if let Some(actual) = lock(&self.members).get(claimed).and_then(|member| member.size)
+            && actual != size
+        {
+            return Err(Refusal::WrongSize { digest: *claimed, claimed: size, actual }.into());
+        }
+        let (digest, actual) = hash_reading(reading, claimed.algorithm(), size)?;
+        if actual != size {
+            return Err(Refusal::WrongSize { digest: *claimed, claimed: size, actual }.into());
+        }
+        if digest != *claimed {
+            return Err(Refusal::Mismatch { claimed: *claimed, actual: digest }.into());
+        }
+        Ok(Taken { digest, size })
+    }
+
+    fn take_new(&self, claimed: &Digest, size: u64, reading: Reading<'_>) -> Result<Taken, Error> {
+        let path = layout::blob_in(&self.dir, claimed);
+        if claimed.algorithm() != Algorithm::Sha256 {
+            self.make_dir(&self.dir.join(layout::BLOBS).join(claimed.algorithm().name()))?;
+        }
+        let (existing, mut held) = self.hold(claimed, &path)?;
+        let expected =
+            Expected { algorithm: claimed.algorithm(), digest: Some(*claimed), size: Some(size) };
+        let had = existing.is_some();
+        // What the store has needs no room, even if it turns out to be rotten: then the good bytes
+        // are worth the last of it.
+        let _writing = self.store.inner.writing(if had { 0 } else { size })?;
+        let proved = self.intake(&path, existing, Some(claimed)).run(&expected, reading)?;
+        if had {
+            held = if proved.kept { Held::Kept } else { Held::Heals };
+        }
+        Ok(self.note_member(&proved, held))
+    }
+
+    fn note_member(&self, proved: &Proved, held: Held) -> Taken {
+        let member = Member { size: Some(proved.size), held, synced: proved.synced };
+        lock(&self.members).insert(proved.digest, member);
+        Taken { digest: proved.digest, size: proved.size }
+    }
+
+    fn intake<'a>(
+        &'a self,
+        path: &'a RelPath,
+        existing: Option<Box<dyn File>>,
+        digest: Option<&Digest>,
+    ) -> Intake<'a> {
+        let disk = &*self.store.inner.disk;
+        let digest = digest.copied();
+        Intake {
+            disk,
+            path,
+            existing,
+            pipeline_from: self.store.inner.options.pipeline_from,
+            progress: &self.progress,
+            may_grow: Box::new(|size| {
+                self.admit(size)?;
+                self.store.inner.writing(size).map(drop)
+            }),
+            on_rot: Box::new(move |rotten| {
+                if let Some(digest) = digest {
+                    tracing::error!(%digest, "the store's copy is rotten and is replaced");
+                    quarantine::keep_open(disk, &Subject::Blob(digest), rotten);
+                }
+            }),
+        }
+    }
+
+    /// Links the store's copy to the draft's name, so that nobody collects it while it is compared.
+    fn hold(
+        &self,
+        digest: &Digest,
+        path: &RelPath,
+    ) -> Result<(Option<Box<dyn File>>, Held), Error> {
+        let disk = &*self.store.inner.disk;
+        let blob = self.pool().blob(digest);
+        let linked = {
+            let _guard = self.store.inner.lock_digest(digest);
+            disk.link(&blob, path)
+        };
+        match linked {
+            Ok(()) => match disk.open(path) {
+                Ok(file) => Ok((Some(file), Held::Kept)),
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    // No regular file: not ours, whatever it is.
+                    disk.unlink(path).map_err(Error::disk("removing", path))?;
+                    Ok((None, Held::Heals))
+                }
+                Err(error) => Err(Error::disk("opening", path)(error)),
+            },
+            Err(error) => match error.kind() {
+                // Where a file can have no more names, a fresh one takes its place.
+                io::ErrorKind::NotFound | io::ErrorKind::TooManyLinks => Ok((None, Held::New)),
+                _ if is_no_file(&error) => Ok((None, Held::Heals)),
+                _ => Err(Error::disk("linking", &blob)(error)),
+            },
+        }
+    }
+
+    pub(super) fn pool(&self) -> Pool {
+        self.store.inner.pool(&self.workspace)
+    }
+
+    /// Takes a file in whose digest is found out (SHA-256) while it is read, or is `claimed`.
+    ///
+    /// # Errors
+    /// As for [`Draft::take`].
+    pub fn take_file(
+        &self,
+        size: Option<u64>,
+        claimed: Option<Digest>,
+        source: Source<'_>,
+    ) -> Result<Taken, Error> {
+        if let (Some(claimed), Some(size)) = (claimed, size) {
+            return self.take(&claimed, size, source);
+        }
+        let algorithm = claimed.map_or(Algorithm::Sha256, |digest| digest.algorithm());
+        let mut reading = Reading::new(source)?;
+        if let Some(size) = size.filter(|size| *size <= SMALL_FILE) {
+            let mut bytes = vec![0; usize::try_from(size + 1).unwrap_or(0)];
+            let n = reading.fill(&mut bytes)?;
+            bytes.truncate(n);
+            let digest = Digest::compute(algorithm, &bytes);
+            if n as u64 != size {
+                return Err(match reading.stayed()? {
+                    true => Refusal::WrongSize { digest, claimed: size, actual: n as u64 }.into(),
+                    false => Error::SourceChanged { what: "the file".to_owned() },
+                });
+            }
+            if !reading.stayed()? {
+                return Err(Error::SourceChanged { what: "the file".to_owned() });
+            }
+            return self.take(&digest, size, Source::Stream(&mut &bytes[..]));
+        }
+        if let (Some((file, offset, len)), Some(size)) = (reading.range(), size)
+            && self.may_have_size(size)
+        {
+            // Perhaps the store has these very bytes: find out before a byte is written.
+            let (digest, _) = hash_reading(&mut reading, algorithm, size)?;
+            return match self.take(&digest, size, Source::Range { file, offset, len }) {
+                // Nobody claimed this digest but our own first look at the file.
+                Err(Error::Refused(Refusal::Mismatch { .. })) if claimed.is_none() => {
+                    Err(Error::SourceChanged { what: "the file".to_owned() })
+                }
+                taken => taken,
+            };
+        }
+        self.take_unknown(Expected { algorithm, digest: claimed, size }, reading)
+    }
+
+    fn may_have_size(&self, size: u64) -> bool {
+        self.store.inner.index().is_some_and(|index| index.may_have_size(size))
+    }
+
+    /// Writes first and sees afterwards which blob it was.
+    fn take_unknown(&self, expected: Expected, reading: Reading<'_>) -> Result<Taken, Error> {
+        self.admit(expected.size.unwrap_or(0))?;
+        let _writing = self.store.inner.writing(expected.size.unwrap_or(0))?;
+        let disk = &*self.store.inner.disk;
+        let spool = self.store.inner.staging("file");
+        lock(&self.extras).push(spool.clone());
+        let proved = self.intake(&spool, None, None).run(&expected, reading)?;
+        let is_in_store = disk.stat(&self.pool().blob(&proved.digest)).is_ok();
+        if is_in_store || self.begin_member(&proved.digest) {
+            let file = disk.open(&spool).map_err(Error::disk("opening", &spool))?;
+            let mut spooled = FileReader { file: &*file, at: 0 };
+            let taken = self.take(&proved.digest, proved.size, Source::Stream(&mut spooled))?;
+            disk.unlink(&spool).map_err(Error::disk("removing", &spool))?;
+            return Ok(taken);
+        }
+        let path = layout::blob_in(&self.dir, &proved.digest);
+        if proved.digest.algorithm() != Algorithm::Sha256 {
+            self.make_dir(&self.dir.join(layout::BLOBS).join(proved.digest.algorithm().name()))?;
+        }
+        disk.rename(&spool, &path).map_err(Error::disk("renaming", &spool))?;
+        Ok(self.note_member(&proved, Held::New))
+    }
+}
+
+fn hash_reading(
+    reading: &mut Reading<'_>,
+    algorithm: Algorithm,
+    size: u64,
+) -> Result<(Digest, u64), Error> {
+    let mut hasher = Hasher::new(algorithm);
+    let mut buffer = vec![0; 256 << 10];
+    let mut at = 0;
+    while at <= size {
+        let n = reading.fill(&mut buffer)?;
+        hasher.update(&buffer[..n]);
+        at += n as u64;
+        if n < buffer.len() {
+            break;
+        }
+    }
+    Ok((hasher.finish(), at))
+}
+
+/// One of our own files as a stream.
+struct FileReader<'a> {
+    file: &'a dyn File,
+    at: u64,
+}
+
+impl Read for FileReader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read_at(buf, self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}

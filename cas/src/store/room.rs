@@ -1,0 +1,106 @@
+//! Room: what the disk still has, what a workspace may hold, and what is kept back for the day
+//! when the disk is full.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Inner, Options, lock};
+use crate::disk::{Create, RelPath};
+use crate::error::Error;
+use crate::layout;
+use crate::workspace::Workspace;
+
+/// What is kept back so that a full disk can still be tidied, in bytes.
+const RESERVE: u64 = 1 << 20;
+
+/// Bytes that are going to be written; dropped, they are on the disk or given up.
+pub(crate) struct Writing<'a> {
+    all: &'a AtomicU64,
+    size: u64,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.size, Ordering::Relaxed);
+    }
+}
+
+/// Bytes that count to a workspace's quota although their artifact is not there yet.
+pub(crate) struct Reserved<'a> {
+    inner: &'a Inner,
+    workspace: Workspace,
+    size: u64,
+}
+
+impl Reserved<'_> {
+    /// The artifact is there.
+    pub(crate) fn keep(mut self) {
+        self.size = 0;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.inner.take_usage(&self.workspace, self.size);
+    }
+}
+
+impl Inner {
+    /// Refuses a draft that has more bytes than any workspace may hold. Whether this one may hold
+    /// it as well is asked when it is sealed: until then nobody knows whether the workspace has
+    /// that very artifact already.
+    pub(crate) fn admit(&self, size: u64) -> Result<(), Error> {
+        match self.options.quota {
+            quota if quota > 0 && size > quota => Err(Error::Quota { limit: quota }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses bytes that the disk has no room for, those counted that others are writing.
+    pub(crate) fn writing(&self, size: u64) -> Result<Writing<'_>, Error> {
+        let before = self.being_written.fetch_add(size, Ordering::Relaxed);
+        let writing = Writing { all: &self.being_written, size };
+        let Options { min_free, .. } = self.options;
+        if min_free > 0 {
+            let space = self.disk.space();
+            let space = space.map_err(Error::disk("asking for room on", &RelPath::root()))?;
+            if space.free < min_free.saturating_add(before).saturating_add(size) {
+                return Err(Error::Full);
+            }
+        }
+        Ok(writing)
+    }
+
+    /// Counts an artifact to what a workspace holds; refuses it when the quota has no room for it.
+    /// Dropped before [`Reserved::keep`], it is not counted.
+    pub(crate) fn reserve(&self, workspace: &Workspace, size: u64) -> Result<Reserved<'_>, Error> {
+        let quota = self.options.quota;
+        let mut usage = lock(&self.usage);
+        let held = usage.entry(workspace.clone()).or_insert(0);
+        if quota > 0 && held.saturating_add(size) > quota {
+            return Err(Error::Quota { limit: quota });
+        }
+        *held = held.saturating_add(size);
+        Ok(Reserved { inner: self, workspace: workspace.clone(), size })
+    }
+
+    pub(crate) fn take_usage(&self, workspace: &Workspace, size: u64) {
+        if let Some(held) = lock(&self.usage).get_mut(workspace) {
+            *held = held.saturating_sub(size);
+        }
+    }
+
+    /// Gives up what is kept back, so that a full disk can be tidied.
+    pub(crate) fn release_reserve(&self) {
+        let _ = self.disk.unlink(&RelPath::new(layout::RESERVE_FILE));
+    }
+
+    /// Keeps room back again, if there is some.
+    pub(crate) fn refill_reserve(&self) {
+        let path = RelPath::new(layout::RESERVE_FILE);
+        let roomy = self.disk.space().is_ok_and(|space| space.free > RESERVE * 4);
+        if roomy && let Ok(file) = self.disk.create(&path, Create::Buffered) {
+            let _: io::Result<()> = file.allocate(RESERVE);
+        }
+    }
+}
