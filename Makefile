@@ -6,7 +6,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build demo test test-long bench lint fmt fmt-check clippy deny doc peers clean install \
+.PHONY: help build demo test test-long bench bench-parts lint fmt fmt-check clippy deny doc peers clean install \
         cargo-test toolchain
 
 CARGO ?= cargo
@@ -125,6 +125,9 @@ cargo-test: build
 
 bench: build peers ## the side-by-side comparison, durable against durable
 	@$(WITH_PEERS); $(CARGO) run $(CARGO_FLAGS) --bin compare
+
+bench-parts: toolchain ## the parts by themselves: hashing, closures, checks, intake
+	$(CARGO) bench --locked $(FEATURES_$(OCIDIR)) --workspace --bench '*'
 
 # === Install and clean ===
 
