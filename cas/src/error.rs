@@ -49,6 +49,28 @@ pub enum Error {
         /// The name.
         name: Name,
     },
+    /// What a pushed manifest reaches is not there: all of it, at most a hundred.
+    #[error("{} that the manifest needs are missing, {} the first", missing.len(), first(missing))]
+    Incomplete {
+        /// The blobs and manifests.
+        missing: Vec<Digest>,
+    },
+    /// It cannot be deleted while something that is listed in the repository needs it.
+    #[error("{by} needs {digest}")]
+    Needed {
+        /// What was to be deleted.
+        digest: Digest,
+        /// What needs it.
+        by: Digest,
+    },
+    /// A tag leads elsewhere and may not be moved.
+    #[error("{name} leads to {digest} and may not be moved")]
+    TagTaken {
+        /// The tag, with its repository.
+        name: Name,
+        /// Where it leads.
+        digest: Digest,
+    },
     /// The bringer's bytes could not be read.
     #[error("reading what was brought failed: {source}")]
     SourceRead {
@@ -173,6 +195,10 @@ impl fmt::Display for Damage {
             DamageKind::Edited => write!(f, "{file} was changed"),
         }
     }
+}
+
+fn first(digests: &[Digest]) -> String {
+    digests.first().map(Digest::to_string).unwrap_or_default()
 }
 
 fn show(damages: &[Damage]) -> String {

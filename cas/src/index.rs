@@ -20,7 +20,7 @@ use crate::workspace::{Name, Workspace};
 
 /// The key under which the last clean stop is named. The number is the format of the trees: an index
 /// of another one has no stop and is built again.
-const STOP: &str = "stop 2";
+const STOP: &str = "stop 3";
 /// From which size on it is worth knowing whether the store may have a blob of that size.
 pub(crate) const NOTED_FROM: u64 = 1 << 20;
 

@@ -71,25 +71,43 @@ impl Store {
         let gone = inner.staging("retired");
         let artifact = inner.lock_artifact(workspace, digest);
         let sealed = self.sealed(workspace, digest)?;
-        let members = self.members_at(&sealed.path())?;
         let led = self.names_of(workspace, digest)?;
+        let parts: Vec<Digest> =
+            self.members_at(&sealed.path())?.iter().map(|member| member.digest).collect();
 
         // The disk may be full: this must work all the same.
         inner.release_reserve();
         let mut unsynced = Unsynced { since: inner.barrier.n_failed(), ..Unsynced::default() };
-        let mut tags = Vec::new();
-        for name in &led {
-            tags.extend(names::remove(disk, workspace, name, digest, &inner.tag_lock)?);
-            if let Some(index) = inner.index() {
-                index.forget_name(workspace, digest, name);
+        // Whatever leads to it goes first, and what it listed: nothing may outlive what it needs.
+        let mut touched = Vec::new();
+        for name in names::repositories(disk, workspace)? {
+            let repository = self.repository(workspace, &name);
+            let _repository = repository.exclude();
+            let mut changed = Vec::new();
+            for tag in led.iter().filter(|tag| *tag.repository() == name) {
+                changed.extend(names::remove(disk, workspace, tag, digest)?);
+                if let Some(index) = inner.index() {
+                    index.forget_name(workspace, digest, tag);
+                }
+            }
+            let is_listed = repository.lists(digest)?;
+            if is_listed {
+                changed.extend(repository.delist_parts(digest, &parts)?);
+            }
+            if is_listed || !changed.is_empty() {
+                unsynced.folders.extend(changed);
+                touched.push(repository.clone());
             }
         }
-        // No name may outlive what it leads to.
-        if !tags.is_empty() {
-            unsynced.folders.clone_from(&tags);
+        if !touched.is_empty() {
             inner.settle(&unsynced)?;
             unsynced.folders.clear();
         }
+        for repository in &touched {
+            let _repository = repository.exclude();
+            unsynced.folders.extend(repository.delist_root(digest)?);
+        }
+        let members = self.members_at(&sealed.path())?;
         disk.rename_new(&sealed.path(), &gone).map_err(Error::disk("renaming", &sealed.path()))?;
         if let Some(index) = inner.index() {
             let digests: Vec<Digest> = members.iter().map(|member| member.digest).collect();
@@ -102,8 +120,9 @@ impl Store {
         inner.take_usage(workspace, size);
 
         // The hold has ended. What follows is tidying: what of it fails, the next start does.
-        for folder in &tags {
-            names::tidy(disk, workspace, folder);
+        for repository in &touched {
+            let _repository = repository.exclude();
+            names::tidy(disk, workspace, repository.name());
         }
         if let Err(error) = absent::remove(disk, workspace, digest) {
             tracing::warn!(%digest, %error, "the record of absent layers stays");

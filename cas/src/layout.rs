@@ -5,7 +5,7 @@
 use crate::digest::{Algorithm, Digest};
 use crate::disk::RelPath;
 use crate::oci::Descriptor;
-use crate::workspace::{Name, Workspace};
+use crate::workspace::{RepositoryName, Workspace};
 
 /// The one content of `oci-layout` (image-spec 1.1, "oci-layout file").
 pub const OCI_LAYOUT: &[u8] = b"{\"imageLayoutVersion\":\"1.0.0\"}";
@@ -94,14 +94,68 @@ pub fn absences_by(workspace: &Workspace, algorithm: Algorithm) -> RelPath {
     RelPath::new(ABSENT).join(workspace).join(algorithm.name())
 }
 
-/// `names/<workspace>/<repository>/_tags`
-pub fn tags(workspace: &Workspace, name: &Name) -> RelPath {
+/// `names/<workspace>/<repository>`
+pub fn repository(workspace: &Workspace, name: &RepositoryName) -> RelPath {
     let workspace = RelPath::new(NAMES).join(workspace);
-    name.repository().split('/').fold(workspace, |path, part| path.join(part)).join(TAGS)
+    name.as_str().split('/').fold(workspace, |path, part| path.join(part))
+}
+
+/// `names/<workspace>/<repository>/_tags`
+pub fn tags(workspace: &Workspace, name: &RepositoryName) -> RelPath {
+    repository(workspace, name).join(TAGS)
+}
+
+/// `names/<workspace>/<repository>/_members/<kind>`
+pub fn members(workspace: &Workspace, name: &RepositoryName, kind: MemberKind) -> RelPath {
+    repository(workspace, name).join(MEMBERS).join(kind.folder())
+}
+
+/// `names/<workspace>/<repository>/_referrers`
+pub fn referrers(workspace: &Workspace, name: &RepositoryName) -> RelPath {
+    repository(workspace, name).join(REFERRERS)
+}
+
+/// A digest as one plain file name: `<algorithm>-<hex>`.
+pub fn digest_file(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm().name(), digest.hex())
+}
+
+/// The digest that such a name stands for.
+pub fn digest_of_file(name: &str) -> Option<Digest> {
+    let (algorithm, hex) = name.split_once('-')?;
+    Digest::from_hex(Algorithm::from_name(algorithm)?, hex).ok()
 }
 
 /// The folder of a repository's tags. No repository can be called so.
 pub const TAGS: &str = "_tags";
+/// The folder of what a repository lists, each a link to the bytes.
+pub const MEMBERS: &str = "_members";
+/// The folder of a repository's referrers, by subject.
+pub const REFERRERS: &str = "_referrers";
+
+/// As what something is listed in a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MemberKind {
+    /// A manifest that was pushed or named.
+    Manifest,
+    /// A manifest that one of those reaches.
+    Child,
+    /// A config, a layer, or a blob that no manifest needs yet.
+    Blob,
+}
+
+impl MemberKind {
+    /// All of them.
+    pub const ALL: [MemberKind; 3] = [MemberKind::Manifest, MemberKind::Child, MemberKind::Blob];
+
+    fn folder(self) -> &'static str {
+        match self {
+            MemberKind::Manifest => "manifests",
+            MemberKind::Child => "children",
+            MemberKind::Blob => "blobs",
+        }
+    }
+}
 
 /// The bytes of `index.json` of a sealed layout: exactly one entry without a name, so that
 /// scanners read the layout without being told a tag. The same root always makes the same bytes.

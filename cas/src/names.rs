@@ -5,15 +5,13 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::Mutex;
 
 use crate::digest::Digest;
 use crate::disk::{Create, Disk, Kind, RelPath, write_all_at};
 use crate::error::Error;
-use crate::layout;
+use crate::layout::{self, MemberKind};
 use crate::reader::read_small;
-use crate::store::lock;
-use crate::workspace::{Name, Workspace};
+use crate::workspace::{Name, RepositoryName, Tag, Workspace};
 
 /// The longest digest as text, its line's end, and the check.
 const MOST_BYTES: u64 = 7 + 128 + 1 + CHECK as u64 + 1;
@@ -42,19 +40,15 @@ pub(crate) fn prepare(
 ) -> Result<(Pending, Vec<RelPath>), Error> {
     let file = disk.create(&path, Create::Buffered).map_err(Error::disk("creating", &path))?;
     write_all_at(&*file, &bytes(name, digest), 0).map_err(Error::disk("writing", &path))?;
-    let folder = layout::tags(workspace, name);
+    let folder = layout::tags(workspace, name.repository());
     let made = make_dirs(disk, &folder, 0o700)?;
     Ok((Pending { name: name.clone(), from: path, folder }, made))
 }
 
-/// Moves a prepared tag to its place. The folders that this returns are to be synced.
-pub(crate) fn publish(
-    disk: &dyn Disk,
-    pending: &Pending,
-    tag_lock: &Mutex<()>,
-) -> Result<Vec<RelPath>, Error> {
+/// Moves a prepared tag to its place. The folders that this returns are to be synced. The caller
+/// excludes others from the repository.
+pub(crate) fn publish(disk: &dyn Disk, pending: &Pending) -> Result<Vec<RelPath>, Error> {
     let to = pending.folder.join(pending.name.tag());
-    let _tag = lock(tag_lock);
     let mut renamed = disk.rename(&pending.from, &to);
     for _ in 0..N_TRIES {
         match &renamed {
@@ -67,10 +61,15 @@ pub(crate) fn publish(
         }
     }
     renamed.map_err(Error::disk("renaming", &pending.from))?;
-    // All of them: any may have been made again by somebody who has not synced it yet.
-    let mut changed = vec![pending.folder.clone()];
-    changed.extend(above(&pending.folder));
-    Ok(changed)
+    Ok(chain(&pending.folder))
+}
+
+/// A folder and those above it but for the root, inner ones first: all of them are to be synced,
+/// for any may have been made again by somebody who has not synced it yet.
+pub(crate) fn chain(folder: &RelPath) -> Vec<RelPath> {
+    let mut chain = vec![folder.clone()];
+    chain.extend(above(folder));
+    chain
 }
 
 /// Makes a folder and those above it; returns every folder above it but the root, inner ones
@@ -119,7 +118,7 @@ pub(crate) fn get(
     workspace: &Workspace,
     name: &Name,
 ) -> Result<Option<Digest>, Error> {
-    let path = layout::tags(workspace, name).join(name.tag());
+    let path = layout::tags(workspace, name.repository()).join(name.tag());
     let file = match disk.open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -147,6 +146,62 @@ fn bytes(name: &Name, digest: &Digest) -> Vec<u8> {
     format!("{digest}\n{}\n", &check[..CHECK]).into_bytes()
 }
 
+/// The repositories of a workspace that have a folder, in no order.
+pub(crate) fn repositories(
+    disk: &dyn Disk,
+    workspace: &Workspace,
+) -> Result<Vec<RepositoryName>, Error> {
+    let mut found = Vec::new();
+    let mut folders = vec![(RelPath::new(layout::NAMES).join(workspace), String::new())];
+    while let Some((folder, repository)) = folders.pop() {
+        let mut is_repository = false;
+        let listed = disk.list(&folder, &mut |entry| {
+            // No segment of a name begins so.
+            let is_part = entry.name.starts_with('_');
+            is_repository |= is_part;
+            if !is_part && entry.kind == Kind::Folder && repository.split('/').count() < MOST_DEPTH
+            {
+                let inner = match repository.is_empty() {
+                    true => entry.name.clone(),
+                    false => format!("{repository}/{}", entry.name),
+                };
+                folders.push((folder.join(&entry.name), inner));
+            }
+            ControlFlow::Continue(())
+        });
+        match listed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(Error::disk("listing", &folder))?,
+        }
+        if is_repository && let Ok(name) = repository.parse() {
+            found.push(name);
+        }
+    }
+    Ok(found)
+}
+
+/// The tags of a repository, in no order. Nothing is said of where they lead.
+pub(crate) fn tags(
+    disk: &dyn Disk,
+    workspace: &Workspace,
+    repository: &RepositoryName,
+) -> Result<Vec<Tag>, Error> {
+    let folder = layout::tags(workspace, repository);
+    let mut tags = Vec::new();
+    let listed = disk.list(&folder, &mut |entry| {
+        if entry.kind == Kind::File
+            && let Ok(tag) = entry.name.parse()
+        {
+            tags.push(tag);
+        }
+        ControlFlow::Continue(())
+    });
+    match listed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(tags),
+        other => other.map_err(Error::disk("listing", &folder)).map(|()| tags),
+    }
+}
+
 /// Calls `each` for every name of a workspace with the digest that it leads to. Names whose files
 /// are damaged are told in the log and left out.
 pub(crate) fn each(
@@ -154,63 +209,34 @@ pub(crate) fn each(
     workspace: &Workspace,
     each: &mut dyn FnMut(Name, Digest),
 ) -> Result<(), Error> {
-    let mut folders = vec![(RelPath::new(layout::NAMES).join(workspace), String::new())];
-    while let Some((folder, repository)) = folders.pop() {
-        let mut entries = Vec::new();
-        let listed = disk.list(&folder, &mut |entry| {
-            entries.push(entry);
-            ControlFlow::Continue(())
-        });
-        match listed {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(Error::disk("listing", &folder)(error)),
-        }
-        let is_tags = folder.split().is_some_and(|(_, name)| name == layout::TAGS);
-        for entry in entries {
-            match entry.kind {
-                Kind::Folder if repository.split('/').count() < MOST_DEPTH => {
-                    let inner = match (entry.name.as_str(), repository.is_empty()) {
-                        (layout::TAGS, _) => repository.clone(),
-                        (name, true) => name.to_owned(),
-                        (name, false) => format!("{repository}/{name}"),
-                    };
-                    folders.push((folder.join(&entry.name), inner));
+    for repository in repositories(disk, workspace)? {
+        for tag in tags(disk, workspace, &repository)? {
+            let name = Name::new(&repository, &tag);
+            match get(disk, workspace, &name) {
+                Ok(Some(digest)) => each(name, digest),
+                Ok(None) => {}
+                Err(error @ Error::DamagedName { .. }) => {
+                    tracing::error!(%workspace, %error, "a name cannot be read");
                 }
-                Kind::File if is_tags => {
-                    let Ok(name) = format!("{repository}:{}", entry.name).parse::<Name>() else {
-                        continue;
-                    };
-                    match get(disk, workspace, &name) {
-                        Ok(Some(digest)) => each(name, digest),
-                        Ok(None) => {}
-                        Err(error @ Error::DamagedName { .. }) => {
-                            tracing::error!(%workspace, %error, "a name cannot be read");
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-                _ => {}
+                Err(error) => return Err(error),
             }
         }
     }
     Ok(())
 }
 
-/// Ends a name, unless somebody has moved it elsewhere meanwhile. The folder that this returns is
-/// to be synced, and tidied afterwards.
+/// Ends a name, if it leads to this digest. The folder that this returns is to be synced, and
+/// tidied afterwards. The caller excludes others from the repository.
 pub(crate) fn remove(
     disk: &dyn Disk,
     workspace: &Workspace,
     name: &Name,
     digest: &Digest,
-    tag_lock: &Mutex<()>,
 ) -> Result<Option<RelPath>, Error> {
-    let _tag = lock(tag_lock);
     if get(disk, workspace, name)? != Some(*digest) {
         return Ok(None);
     }
-    let folder = layout::tags(workspace, name);
+    let folder = layout::tags(workspace, name.repository());
     let path = folder.join(name.tag());
     disk.unlink(&path).map_err(Error::disk("removing", &path))?;
     Ok(Some(folder))
@@ -218,10 +244,16 @@ pub(crate) fn remove(
 
 /// Removes the folders of a repository that hold nothing any more, inner ones first. What is in
 /// use stays, and what comes back after a power cut does no harm.
-pub(crate) fn tidy(disk: &dyn Disk, workspace: &Workspace, tags: &RelPath) {
+pub(crate) fn tidy(disk: &dyn Disk, workspace: &Workspace, repository: &RepositoryName) {
+    let place = layout::repository(workspace, repository);
+    for kind in MemberKind::ALL {
+        let _ = disk.remove_dir(&layout::members(workspace, repository, kind));
+    }
+    for part in [layout::MEMBERS, layout::REFERRERS, layout::TAGS] {
+        let _ = disk.remove_dir(&place.join(part));
+    }
     let end = RelPath::new(layout::NAMES).join(workspace);
-    let folders = above(tags);
-    for folder in std::iter::once(tags).chain(folders.iter().take_while(|folder| **folder != end)) {
+    for folder in chain(&place).iter().take_while(|folder| **folder != end) {
         if disk.remove_dir(folder).is_err() {
             return;
         }

@@ -1,11 +1,13 @@
 //! An artifact on its way in: invisible until it is sealed, gone without a trace if it is not.
 //!
 //! A draft is a layout in the making, in `staging/`: [`take`] takes blobs in, [`seal`] makes the
-//! whole an artifact, [`publish`] gives its files their places.
+//! whole an artifact, [`mend`] gives its files to the layout that is there already.
 
-mod publish;
+mod mend;
 mod seal;
 mod take;
+
+pub(crate) use seal::Listing;
 
 use std::collections::HashMap;
 use std::io;
@@ -16,6 +18,7 @@ use crate::digest::{Algorithm, Digest};
 use crate::disk::RelPath;
 use crate::error::Error;
 use crate::layout;
+use crate::linking::{Scraps, Stands as Held};
 use crate::oci::{self, Descriptor, Refusal, media_type};
 use crate::reader::read_small;
 use crate::sealed::Sealed;
@@ -70,7 +73,7 @@ pub struct Draft {
     /// Claimed bytes, for the quota.
     admitted: AtomicU64,
     /// Other things of this draft in staging.
-    extras: Mutex<Vec<RelPath>>,
+    extras: Scraps,
     placed: bool,
     /// Syncs that had failed before anything of this was written.
     since: u64,
@@ -85,21 +88,12 @@ struct Member {
     synced: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Held {
-    /// A link to the store's own copy.
-    Kept,
-    /// A new file that the store does not have.
-    New,
-    /// A new file that takes the place of the store's, which is rotten.
-    Heals,
-}
-
 impl Draft {
     pub(crate) fn begin(store: Store, workspace: Workspace) -> Result<Draft, Error> {
         drop(store.inner.writing(0)?);
         let dir = store.inner.staging("draft");
         let since = store.inner.barrier.n_failed();
+        let extras = Scraps::new(&store);
         let draft = Draft {
             store,
             workspace,
@@ -107,7 +101,7 @@ impl Draft {
             members: Mutex::default(),
             progress: AtomicU64::new(0),
             admitted: AtomicU64::new(0),
-            extras: Mutex::default(),
+            extras,
             placed: false,
             since,
         };
@@ -152,7 +146,7 @@ impl Draft {
             share.grow(claim.size)?;
             self.read(claim)
         })?;
-        self.seal_closure(closure, names)
+        self.seal_closure(closure, &Listing::of(names))
     }
 
     /// Seals one file, wrapped in a manifest that the same file always gets.
@@ -182,7 +176,7 @@ impl Draft {
         self.take(&root.digest, root.size, Source::Stream(&mut &bytes[..]))?;
         let limits = &self.store.inner.options.limits;
         let closure = oci::walk::<Error>(&root, limits, &mut |_| Ok(bytes.clone()))?;
-        self.seal_closure(closure, names)
+        self.seal_closure(closure, &Listing::of(names))
     }
 
     /// The bytes of a manifest that was taken.
@@ -215,9 +209,6 @@ impl Drop for Draft {
         // What cannot be removed now is removed when the store is opened next.
         if !self.placed {
             let _ = self.store.inner.remove_tree(&self.dir);
-        }
-        for path in lock(&self.extras).drain(..) {
-            let _ = self.store.inner.disk.unlink(&path);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The order is the promise: what was written is synced before any name leads to it, and the names
 //! are synced before anybody is told. `docs/on-disk.md` says what a crash leaves at each step.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 
 use super::{Draft, Held, Receipt};
@@ -18,7 +18,30 @@ use crate::names;
 use crate::oci::{Closure, Descriptor, Node, Refusal};
 use crate::sealed::{Sealed, facts_of};
 use crate::store::lock;
-use crate::workspace::Name;
+use crate::workspace::{Name, RepositoryName};
+
+/// Where an artifact is to be listed, and what it is to be called there.
+pub(crate) struct Listing<'a> {
+    pub(crate) names: Vec<Name>,
+    /// Listed here whether or not a name is in it.
+    pub(crate) repository: Option<&'a RepositoryName>,
+    /// Whether a name that leads elsewhere may be moved.
+    pub(crate) may_move: &'a dyn Fn(&Name) -> bool,
+}
+
+impl Listing<'static> {
+    /// Names that take what they name wherever they led.
+    pub(crate) fn of(names: &[Name]) -> Listing<'static> {
+        Listing { names: names.to_vec(), repository: None, may_move: &|_| true }
+    }
+}
+
+impl Listing<'_> {
+    fn repositories(&self) -> BTreeSet<RepositoryName> {
+        let named = self.names.iter().map(Name::repository);
+        named.chain(self.repository).cloned().collect()
+    }
+}
 
 /// What sealing has settled before anything is moved.
 struct Plan {
@@ -33,10 +56,10 @@ struct Plan {
 }
 
 impl Draft {
-    pub(super) fn seal_closure(
+    pub(crate) fn seal_closure(
         mut self,
         closure: Closure,
-        names: &[Name],
+        listing: &Listing<'_>,
     ) -> Result<(Sealed, Receipt), Error> {
         let store = self.store.clone();
         let inner = &*store.inner;
@@ -53,32 +76,39 @@ impl Draft {
         let size = plan.receipt.size;
         let reserved = inner.reserve(&self.workspace, size.saturating_sub(counted))?;
         inner.ensure_workspace(&self.workspace)?;
-        let (tags, record) = self.write_rest(&plan, names, &mut unsynced)?;
+        let (tags, record) = self.write_rest(&plan, &listing.names, &mut unsynced)?;
 
         // Everything is written: now it must be safe before any name leads to it.
         inner.settle(&unsynced)?;
 
         let mut published = Unsynced { since: inner.barrier.n_failed(), ..Unsynced::default() };
         for (digest, held) in std::mem::take(&mut plan.new) {
-            let has_healed = self.publish(&digest)?;
+            let has_healed = self.linking().publish(&digest, &self.member_path(&digest))?;
             if has_healed || held == Held::Heals {
                 plan.receipt.store.n_healed += 1;
                 plan.receipt.workspace.n_healed += u64::from(plan.known.contains(&digest));
             }
             published.folders.push(self.pool().blobs(digest.algorithm()));
         }
-        // Held until the names lead to it: nobody may retire it in between.
+        // Held until it is listed: nobody may retire it in between.
         let artifact = inner.lock_artifact(&self.workspace, &digest);
         self.place(&mut plan, record)?;
-        let artifact = (!tags.is_empty()).then_some(artifact);
+        let repositories = listing.repositories();
+        let artifact = (!repositories.is_empty()).then_some(artifact);
         published.folders.extend(self.folders(&plan.place, &plan.closure));
         published.folders.extend(plan.place.split().map(|(folder, _)| folder));
         published.folders.dedup();
         inner.settle(&published)?;
+        // Before it is listed: whoever deletes what it needs asks the index.
+        let facts = facts_of(&plan.closure, size.max(counted));
+        self.remember(&plan, &facts);
 
         // A name moves last: it must not outlive a power cut that the artifact does not.
-        if !tags.is_empty() {
-            published.folders = self.move_tags(&plan, &tags)?;
+        if !repositories.is_empty() {
+            published.folders.clear();
+            for name in &repositories {
+                published.folders.extend(self.list_in(name, &plan, &tags, listing)?);
+            }
             drop(artifact);
             inner.settle(&published)?;
         }
@@ -89,8 +119,6 @@ impl Draft {
         if !plan.receipt.existed || was_there {
             reserved.keep();
         }
-        let facts = facts_of(&plan.closure, size.max(counted));
-        self.remember(&plan, &facts);
         let sealed = Sealed::new(store.clone(), self.workspace.clone(), digest);
         Ok((sealed, plan.receipt))
     }
@@ -230,12 +258,22 @@ impl Draft {
         }
     }
 
-    /// Moves the tags to their places.
-    fn move_tags(&self, plan: &Plan, tags: &[names::Pending]) -> Result<Vec<RelPath>, Error> {
+    /// Lists the artifact in a repository and moves its tags there to their places.
+    fn list_in(
+        &self,
+        name: &RepositoryName,
+        plan: &Plan,
+        tags: &[names::Pending],
+        listing: &Listing<'_>,
+    ) -> Result<Vec<RelPath>, Error> {
         let inner = &*self.store.inner;
-        let mut changed = Vec::new();
-        for tag in tags {
-            changed.extend(names::publish(&*inner.disk, tag, &inner.tag_lock)?);
+        let disk = &*inner.disk;
+        let repository = self.store.repository(&self.workspace, name);
+        let _repository = repository.exclude();
+        let mut changed = repository.enlist(&plan.closure, &plan.place, &self.linking())?;
+        for tag in tags.iter().filter(|tag| tag.name.repository() == name) {
+            repository.may_lead(&tag.name, &plan.root.digest, listing.may_move)?;
+            changed.extend(names::publish(disk, tag)?);
             if let Some(index) = inner.index() {
                 index.note_name(&self.workspace, &plan.root.digest, &tag.name);
             }
@@ -287,9 +325,7 @@ impl Draft {
     }
 
     pub(super) fn spare(&self, what: &str) -> RelPath {
-        let path = self.store.inner.staging(what);
-        lock(&self.extras).push(path.clone());
-        path
+        self.extras.path(what)
     }
 }
 

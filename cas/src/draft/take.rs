@@ -4,15 +4,15 @@
 use std::io::{self, Read};
 use std::sync::atomic::Ordering;
 
-use super::publish::is_no_file;
 use super::{Draft, Held, Member, Taken};
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::disk::{File, RelPath};
+use crate::disk::{File, RelPath, Stat};
 use crate::error::Error;
 use crate::index::NOTED_FROM;
 use crate::intake::{Expected, Intake, Proved};
 use crate::layout::{self, Pool};
-use crate::oci::Refusal;
+use crate::linking::Linking;
+use crate::oci::{Descriptor, Refusal};
 use crate::quarantine::{self, Subject};
 use crate::source::{Reading, Source};
 use crate::store::lock;
@@ -86,7 +86,7 @@ impl Draft {
         if claimed.algorithm() != Algorithm::Sha256 {
             self.make_dir(&self.dir.join(layout::BLOBS).join(claimed.algorithm().name()))?;
         }
-        let (existing, mut held) = self.hold(claimed, &path)?;
+        let (existing, mut held) = self.linking().hold(claimed, &path)?;
         let expected =
             Expected { algorithm: claimed.algorithm(), digest: Some(*claimed), size: Some(size) };
         let had = existing.is_some();
@@ -133,35 +133,44 @@ impl Draft {
         }
     }
 
-    /// Links the store's copy to the draft's name, so that nobody collects it while it is compared.
-    fn hold(
-        &self,
-        digest: &Digest,
-        path: &RelPath,
-    ) -> Result<(Option<Box<dyn File>>, Held), Error> {
+    pub(super) fn linking(&self) -> Linking<'_> {
+        let inner = &*self.store.inner;
+        Linking { inner, pool: inner.pool(&self.workspace), scraps: &self.extras }
+    }
+
+    /// Links a file of the store in as a member, in place of bytes that are brought. Who asks for
+    /// this answers for the bytes: the file that was linked is told, to see whether they are proved.
+    pub(crate) fn adopt(&self, claim: &Descriptor, from: &RelPath) -> Result<Stat, Error> {
+        let (digest, size) = (claim.digest, claim.size);
         let disk = &*self.store.inner.disk;
-        let blob = self.pool().blob(digest);
-        let linked = {
-            let _guard = self.store.inner.lock_digest(digest);
-            disk.link(&blob, path)
-        };
-        match linked {
-            Ok(()) => match disk.open(path) {
-                Ok(file) => Ok((Some(file), Held::Kept)),
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    // No regular file: not ours, whatever it is.
-                    disk.unlink(path).map_err(Error::disk("removing", path))?;
-                    Ok((None, Held::Heals))
-                }
-                Err(error) => Err(Error::disk("opening", path)(error)),
-            },
-            Err(error) => match error.kind() {
-                // Where a file can have no more names, a fresh one takes its place.
-                io::ErrorKind::NotFound | io::ErrorKind::TooManyLinks => Ok((None, Held::New)),
-                _ if is_no_file(&error) => Ok((None, Held::Heals)),
-                _ => Err(Error::disk("linking", &blob)(error)),
-            },
+        self.admit(size)?;
+        let path = self.member_path(&digest);
+        if digest.algorithm() != Algorithm::Sha256 {
+            self.make_dir(&self.dir.join(layout::BLOBS).join(digest.algorithm().name()))?;
         }
+        self.linking().link(&digest, from, &path)?;
+        let stat = disk.stat(&path).map_err(Error::disk("looking at", &path))?;
+        // Where a crash or rot took the pool's name, sealing gives it back.
+        let held = match disk.stat(&self.pool().blob(&digest)) {
+            Ok(_) => Held::Kept,
+            Err(_) => Held::New,
+        };
+        let member = Member { size: Some(size), held, synced: true };
+        lock(&self.members).insert(digest, member);
+        Ok(stat)
+    }
+
+    /// Gives up a member that was adopted.
+    pub(crate) fn disown(&self, digest: &Digest) -> Result<(), Error> {
+        let path = self.member_path(digest);
+        self.store.inner.disk.unlink(&path).map_err(Error::disk("removing", &path))?;
+        lock(&self.members).remove(digest);
+        Ok(())
+    }
+
+    /// The draft's own name for a member.
+    pub(crate) fn member_path(&self, digest: &Digest) -> RelPath {
+        layout::blob_in(&self.dir, digest)
     }
 
     pub(super) fn pool(&self) -> Pool {
@@ -224,8 +233,7 @@ impl Draft {
         self.admit(expected.size.unwrap_or(0))?;
         let _writing = self.store.inner.writing(expected.size.unwrap_or(0))?;
         let disk = &*self.store.inner.disk;
-        let spool = self.store.inner.staging("file");
-        lock(&self.extras).push(spool.clone());
+        let spool = self.extras.path("file");
         let proved = self.intake(&spool, None, None).run(&expected, reading)?;
         let is_in_store = disk.stat(&self.pool().blob(&proved.digest)).is_ok();
         if is_in_store || self.begin_member(&proved.digest) {

@@ -24,7 +24,7 @@ use crate::store::{Inner, Store};
 use crate::workspace::Workspace;
 
 use prove::Inspection;
-pub(crate) use structure::put_strangers_away;
+pub(crate) use structure::{put_stranger_away, put_strangers_away};
 
 /// An artifact that was sealed at some time. Nothing is said of its bytes now.
 #[derive(Clone)]
@@ -196,13 +196,13 @@ impl Sealed {
         }
     }
 
-    /// What a listing says of it, and its members that are there with their sizes.
-    pub(crate) fn facts(&self) -> Result<(Facts, Vec<(Digest, u64)>), Error> {
+    /// What its documents say that it reaches. Nothing is proved but their digests.
+    pub(crate) fn reaches(&self) -> Result<(Closure, Share), Error> {
         let (root, bytes) = self.root()?;
         let limits = &self.inner().options.limits;
         let layout = self.path();
         let mut share = self.inner().memory.share();
-        let closure = oci::walk(&root, limits, &mut |claim| {
+        let closure = oci::walk::<Error>(&root, limits, &mut |claim| {
             share.grow(claim.size)?;
             if claim.digest == root.digest {
                 return Ok(bytes.clone());
@@ -212,6 +212,13 @@ impl Sealed {
             let bytes = read_small(&*file, claim.size).map_err(Error::disk("reading", &path))?;
             bytes.ok_or_else(|| Error::NotFound { what: claim.digest.to_string() })
         })?;
+        Ok((closure, share))
+    }
+
+    /// What a listing says of it, and its members that are there with their sizes.
+    pub(crate) fn facts(&self) -> Result<(Facts, Vec<(Digest, u64)>), Error> {
+        let (closure, _share) = self.reaches()?;
+        let layout = self.path();
         let there = |node: &&Node| {
             self.inner().disk.stat(&layout::blob_in(&layout, &node.digest())).is_ok()
         };
@@ -298,6 +305,10 @@ impl Checked {
 // === impl CheckedBlob ===
 
 impl CheckedBlob {
+    pub(crate) fn new(digest: Digest, size: u64, file: Box<dyn File>) -> CheckedBlob {
+        CheckedBlob { digest, size, file }
+    }
+
     /// Its digest.
     pub fn digest(&self) -> Digest {
         self.digest

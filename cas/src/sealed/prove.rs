@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Sealed, structure};
+use super::Sealed;
 use crate::absent;
 use crate::digest::Digest;
 use crate::disk::{File, Kind, RelPath};
@@ -14,8 +14,8 @@ use crate::layout::{self, Pool};
 use crate::locks::Held;
 use crate::memory::Share;
 use crate::oci::{self, Closure, Descriptor};
-use crate::quarantine::{self, Subject};
-use crate::reader::{hash, read_small};
+use crate::proving::{Good, Place};
+use crate::reader::read_small;
 use crate::store::lock;
 use crate::workspace::Workspace;
 
@@ -28,24 +28,6 @@ pub(super) struct Inspection {
     pub(super) absent: HashSet<Digest>,
     pub(super) n_healed: u64,
     pub(super) share: Share,
-}
-
-/// A member that is not as it should be.
-pub(super) struct Bad {
-    what: DamageKind,
-    /// The file that was looked at, open, so that no other can get its number meanwhile; absent
-    /// when there is none, or none that can be opened.
-    file: Option<Box<dyn File>>,
-}
-
-impl Bad {
-    fn of(what: DamageKind) -> Bad {
-        Bad { what, file: None }
-    }
-
-    fn inode(&self) -> Option<u64> {
-        self.file.as_ref().and_then(|file| file.stat().ok()).map(|stat| stat.inode)
-    }
 }
 
 #[derive(Clone, Copy)]
@@ -130,7 +112,7 @@ impl Sealed {
         // else that of the store's copy.
         let size_at = |path: &RelPath| self.inner().disk.stat(path).ok().map(|s| s.size.min(limit));
         let own = size_at(&path).unwrap_or(0);
-        if self.look(&self.digest, own, &path)?.is_err() {
+        if self.place(&self.digest, own, &path).look()?.is_err() {
             let size = size_at(&self.pool().blob(&self.digest)).unwrap_or(own);
             if let Err(what) = self.prove(&self.digest, size, n_healed)? {
                 let file = layout::blob_file(&self.digest);
@@ -235,54 +217,21 @@ impl Sealed {
         n_healed: &mut u64,
     ) -> Result<Result<Box<dyn File>, DamageKind>, Error> {
         let path = layout::blob_in(&self.path(), digest);
-        if let Ok(file) = self.look(digest, size, &path)? {
-            return Ok(Ok(file));
-        }
-        // Twice wrong before it is damage: a read can go wrong once, and a layout that was retired
-        // meanwhile has lost nothing.
-        let bad = match self.look(digest, size, &path)? {
-            Ok(file) => return Ok(Ok(file)),
-            Err(bad) => bad,
-        };
-        self.store.sealed(&self.workspace, &self.digest)?;
-        if quarantine::knows(&*self.inner().disk, &Subject::Blob(*digest))
-            && self.heal(digest, size, &path, &bad)?
-        {
-            tracing::warn!(%digest, artifact = %self.digest, "a damaged blob was healed from the store's good copy");
-            *n_healed += 1;
-            return Ok(self.look(digest, size, &path)?.map_err(|bad| bad.what));
-        }
-        self.put_away(digest, &path, &bad)?;
-        Ok(Err(bad.what))
+        // A layout that was retired meanwhile has lost nothing.
+        let still = || self.store.sealed(&self.workspace, &self.digest).map(drop);
+        let lock = || self.inner().lock_artifact(&self.workspace, &self.digest);
+        Ok(match self.place(digest, size, &path).prove(&still, &lock)? {
+            Ok(Good { file, healed }) => {
+                *n_healed += u64::from(healed);
+                Ok(file)
+            }
+            Err(what) => Err(what),
+        })
     }
 
-    pub(super) fn look(
-        &self,
-        digest: &Digest,
-        size: u64,
-        path: &RelPath,
-    ) -> Result<Result<Box<dyn File>, Bad>, Error> {
-        let file = match self.inner().disk.open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Err(Bad::of(DamageKind::Missing)));
-            }
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                return Ok(Err(Bad::of(DamageKind::NotAFile)));
-            }
-            Err(error) => return Err(Error::disk("opening", path)(error)),
-        };
-        let actual = file.stat().map_err(Error::disk("looking at", path))?.size;
-        if actual != size {
-            let what = DamageKind::Size { expected: size, actual };
-            return Ok(Err(Bad { what, file: Some(file) }));
-        }
-        let hashed = hash(&*file, digest.algorithm(), size, &self.stop);
-        let (actual, _) = hashed.map_err(Error::disk("reading", path))?;
-        match actual == *digest {
-            true => Ok(Ok(file)),
-            false => Ok(Err(Bad { what: DamageKind::Bytes { actual }, file: Some(file) })),
-        }
+    fn place<'a>(&'a self, digest: &Digest, size: u64, path: &'a RelPath) -> Place<'a> {
+        let (inner, pool) = (self.inner(), self.pool());
+        Place { inner, pool, digest: *digest, size, path, stop: &self.stop }
     }
 
     fn pool(&self) -> Pool {
@@ -297,110 +246,5 @@ impl Sealed {
         let guard = self.inner().lock_artifact(&self.workspace, &self.digest);
         self.store.sealed(&self.workspace, &self.digest)?;
         Ok(guard)
-    }
-
-    /// Replaces the layout's file by a link to the store's, if that one is another file and good.
-    fn heal(&self, digest: &Digest, size: u64, path: &RelPath, bad: &Bad) -> Result<bool, Error> {
-        let inner = self.inner();
-        let disk = &*inner.disk;
-        let blob = self.pool().blob(digest);
-        let inode = |path: &RelPath| disk.stat(path).ok().map(|stat| stat.inode);
-        let good = match disk.stat(&blob) {
-            Ok(good) if good.kind == Kind::File && good.size == size => {
-                if bad.inode() == Some(good.inode) {
-                    return Ok(false);
-                }
-                match disk.open(&blob) {
-                    Ok(good) => good,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-                    Err(error) => return Err(Error::disk("opening", &blob)(error)),
-                }
-            }
-            _ => return Ok(false),
-        };
-        let hashed = hash(&*good, digest.algorithm(), size, &self.stop);
-        if hashed.map_err(Error::disk("reading", &blob))?.0 != *digest {
-            return Ok(false);
-        }
-        let proved = good.stat().map_err(Error::disk("looking at", &blob))?.inode;
-        quarantine::keep(disk, &Subject::Blob(*digest), Some(path));
-
-        let _artifact = self.exclude()?;
-        if self.is_other(path, bad) {
-            // Somebody else was quicker: it is to be looked at again.
-            return Ok(true);
-        }
-        let spare = inner.staging("heal");
-        {
-            let _blob = inner.lock_digest(digest);
-            if inode(&blob) != Some(proved) {
-                return Ok(false);
-            }
-            match disk.link(&blob, &spare) {
-                // Worn out: there is nothing to heal from just now.
-                Err(error) if error.kind() == io::ErrorKind::TooManyLinks => return Ok(false),
-                other => other.map_err(Error::disk("linking", &blob))?,
-            }
-        }
-        if disk.stat(path).is_ok_and(|stat| stat.kind == Kind::Folder) {
-            inner.remove_tree(path)?;
-        }
-        disk.rename(&spare, path).map_err(Error::disk("renaming", &spare))?;
-        self.sync_folder_of(path)?;
-        Ok(true)
-    }
-
-    pub(super) fn sync_folder_of(&self, path: &RelPath) -> Result<(), Error> {
-        let Some((folder, _)) = path.split() else { return Ok(()) };
-        self.inner().disk.sync_dir(&folder).map_err(Error::disk("syncing", &folder))
-    }
-
-    /// A damaged file leaves the layout, and if it is the store's own copy, `blobs/` as well, so
-    /// that the next put writes it anew. A copy stays in quarantine.
-    fn put_away(&self, digest: &Digest, path: &RelPath, bad: &Bad) -> Result<(), Error> {
-        let inner = self.inner();
-        let disk = &*inner.disk;
-        let subject = Subject::Blob(*digest);
-        let is_kept = match &bad.file {
-            Some(file) => quarantine::keep_open(disk, &subject, &**file),
-            None => quarantine::keep(disk, &subject, None),
-        };
-        let _artifact = self.exclude()?;
-        if bad.what == DamageKind::Missing || self.is_other(path, bad) {
-            return Ok(());
-        }
-        let Some(inode) = bad.inode() else {
-            // No regular file: whatever it is, it does not belong there.
-            structure::put_stranger_away(inner, &subject, path)?;
-            return self.sync_folder_of(path);
-        };
-        if is_kept {
-            disk.unlink(path).map_err(Error::disk("removing", path))?;
-        } else {
-            // Too large to be copied, or the disk is full: the file itself goes there.
-            inner.release_reserve();
-            if let Err(error) = quarantine::move_away(disk, &subject, path) {
-                // It stays, and every check tells of it again.
-                tracing::error!(%digest, %error, "a damaged file cannot be put into quarantine");
-                return Ok(());
-            }
-        }
-        let blob = self.pool().blob(digest);
-        let _blob = inner.lock_digest(digest);
-        if disk.stat(&blob).is_ok_and(|there| there.inode == inode) {
-            disk.unlink(&blob).map_err(Error::disk("removing", &blob))?;
-            self.sync_folder_of(&blob)?;
-        }
-        self.sync_folder_of(path)
-    }
-
-    /// Whether something else stands there by now than what was looked at: somebody put the good
-    /// file there, or took the bad one away.
-    fn is_other(&self, path: &RelPath, bad: &Bad) -> bool {
-        match (self.inner().disk.stat(path), bad.inode()) {
-            (Ok(there), Some(inode)) => there.inode != inode,
-            (Ok(there), None) => there.kind == Kind::File,
-            (Err(_), _) => bad.what != DamageKind::Missing,
-        }
     }
 }

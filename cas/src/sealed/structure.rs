@@ -9,6 +9,7 @@ use crate::disk::{Create, Entry, Kind, RelPath, write_all_at};
 use crate::error::{Damage, DamageKind, Error};
 use crate::layout;
 use crate::oci::{Closure, Descriptor};
+use crate::proving::sync_folder_of;
 use crate::quarantine::{self, Subject};
 use crate::reader::read_small;
 use crate::store::Inner;
@@ -79,7 +80,7 @@ impl Sealed {
         write_all_at(&*file, expected, 0).map_err(Error::disk("writing", &spare))?;
         file.sync().map_err(Error::disk("syncing", &spare))?;
         disk.rename(&spare, path).map_err(Error::disk("renaming", &spare))?;
-        self.sync_folder_of(path)?;
+        sync_folder_of(disk, path)?;
         Ok(true)
     }
 
@@ -159,7 +160,7 @@ fn strangers(
 }
 
 /// A file is copied, so that quarantine holds no link to it; anything else is moved there.
-pub(super) fn put_stranger_away(
+pub(crate) fn put_stranger_away(
     inner: &Inner,
     subject: &Subject,
     path: &RelPath,

@@ -22,7 +22,9 @@ use crate::locks::{Held, Locks};
 use crate::memory::Budget;
 use crate::names;
 use crate::oci::Limits;
-use crate::workspace::Workspace;
+use crate::proofs::Proofs;
+use crate::repository::Repository;
+use crate::workspace::{RepositoryName, Workspace};
 
 pub use find::Summary;
 use opening::{identify, make_folders, make_pool};
@@ -102,8 +104,8 @@ pub(crate) struct Inner {
     serial: AtomicU64,
     blob_locks: Vec<Mutex<()>>,
     artifact_locks: Locks<(Workspace, Digest)>,
-    /// Held while a tag is moved, or looked at and removed.
-    pub(crate) tag_lock: Mutex<()>,
+    repository_locks: Locks<(Workspace, RepositoryName)>,
+    pub(crate) proofs: Proofs,
     prepared: Mutex<HashSet<Workspace>>,
     /// Bytes that puts are writing just now.
     being_written: AtomicU64,
@@ -139,7 +141,8 @@ impl Store {
                 serial: AtomicU64::new(0),
                 blob_locks: (0..N_LOCKS).map(|_| Mutex::new(())).collect(),
                 artifact_locks: Locks::default(),
-                tag_lock: Mutex::default(),
+                repository_locks: Locks::default(),
+                proofs: Proofs::default(),
                 being_written: AtomicU64::new(0),
                 prepared: Mutex::default(),
                 usage: Mutex::default(),
@@ -202,6 +205,11 @@ impl Store {
     pub fn draft(&self, workspace: &Workspace) -> Result<Draft, Error> {
         Draft::begin(self.clone(), workspace.clone())
     }
+
+    /// A repository of a workspace, whether or not anything is in it.
+    pub fn repository(&self, workspace: &Workspace, name: &RepositoryName) -> Repository {
+        Repository::new(self.clone(), workspace.clone(), name.clone())
+    }
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -235,6 +243,17 @@ impl Inner {
         artifact: &Digest,
     ) -> Held<'_, (Workspace, Digest)> {
         self.artifact_locks.lock((workspace.clone(), *artifact))
+    }
+
+    /// Everything that changes what a repository lists, or what its tags lead to, excludes each
+    /// other. Taken after the lock of an artifact, before one of a digest, and never held while
+    /// the disk syncs.
+    pub(crate) fn lock_repository(
+        &self,
+        workspace: &Workspace,
+        name: &RepositoryName,
+    ) -> Held<'_, (Workspace, RepositoryName)> {
+        self.repository_locks.lock((workspace.clone(), name.clone()))
     }
 
     /// Where the blobs are that a workspace's layouts share.

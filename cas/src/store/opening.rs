@@ -56,6 +56,9 @@ impl Store {
                     tracing::warn!(%digest, %error, "an artifact could not be indexed");
                 }
             }
+            for name in names::repositories(&*self.inner.disk, &workspace)? {
+                self.repository(&workspace, &name).reopen()?;
+            }
             absent::tidy(&*self.inner.disk, &workspace)?;
             if let Some(index) = self.inner.index() {
                 names::each(&*self.inner.disk, &workspace, &mut |name, digest| {

@@ -1,0 +1,109 @@
+//! Ending names. What a name led to stays where it is: retiring ends artifacts, and gc takes the
+//! bytes that nobody holds.
+
+use std::collections::BTreeSet;
+
+use super::Repository;
+use super::members::all_chains;
+use crate::digest::Digest;
+use crate::disk::RelPath;
+use crate::durable::Unsynced;
+use crate::error::Error;
+use crate::layout::{self, MemberKind};
+use crate::names;
+use crate::workspace::{Name, Tag};
+
+impl Repository {
+    /// Ends a tag; what it leads to stays listed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Disk`].
+    pub fn delete_tag(&self, tag: &Tag) -> Result<(), Error> {
+        let name = Name::new(&self.name, tag);
+        let folder = layout::tags(&self.workspace, &self.name);
+        self.ending(|changed| {
+            let led = names::get(self.disk(), &self.workspace, &name);
+            if !self.unlink(&folder.join(tag))? {
+                return Err(Error::NotFound { what: name.to_string() });
+            }
+            changed.insert(folder.clone());
+            if let (Ok(Some(digest)), Some(index)) = (led, self.inner().index()) {
+                index.forget_name(&self.workspace, &digest, &name);
+            }
+            Ok(())
+        })
+    }
+
+    /// Ends the listing of a manifest, and the tags that lead to it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Needed`] while another that is listed reaches it,
+    /// [`Error::Disk`].
+    pub fn delete_manifest(&self, digest: &Digest) -> Result<(), Error> {
+        let kinds = [MemberKind::Manifest, MemberKind::Child];
+        self.ending(|changed| {
+            let mut is_listed = false;
+            for kind in kinds {
+                is_listed |= self.has(kind, digest)?;
+            }
+            if !is_listed {
+                return Err(Error::NotFound { what: digest.to_string() });
+            }
+            if let Some(by) = self.needed_by(digest, digest)? {
+                return Err(Error::Needed { digest: *digest, by });
+            }
+            // What leads to it goes first: nothing may lead to what is not listed.
+            for name in self.store.names_of(&self.workspace, digest)? {
+                if *name.repository() != self.name {
+                    continue;
+                }
+                changed.extend(names::remove(self.disk(), &self.workspace, &name, digest)?);
+                if let Some(index) = self.inner().index() {
+                    index.forget_name(&self.workspace, digest, &name);
+                }
+            }
+            changed.extend(self.forget_referrer(digest)?);
+            for kind in kinds {
+                if self.unlink(&self.member(kind, digest))? {
+                    changed.insert(self.folder(kind));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Ends the listing of a blob.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Needed`] while a manifest that is listed reaches it,
+    /// [`Error::Disk`].
+    pub fn delete_blob(&self, digest: &Digest) -> Result<(), Error> {
+        self.ending(|changed| {
+            if !self.has(MemberKind::Blob, digest)? {
+                return Err(Error::NotFound { what: digest.to_string() });
+            }
+            if let Some(by) = self.needed_by(digest, digest)? {
+                return Err(Error::Needed { digest: *digest, by });
+            }
+            self.unlink(&self.member(MemberKind::Blob, digest))?;
+            changed.insert(self.folder(MemberKind::Blob));
+            Ok(())
+        })
+    }
+
+    /// Ends names while others are excluded; it is durable when this returns. Works on a full disk.
+    fn ending(
+        &self,
+        end: impl FnOnce(&mut BTreeSet<RelPath>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let inner = self.inner();
+        let since = inner.barrier.n_failed();
+        let mut changed = BTreeSet::new();
+        {
+            let _repository = self.exclude();
+            end(&mut changed)?;
+        }
+        let folders = all_chains(changed);
+        inner.settle(&Unsynced { folders, since, ..Unsynced::default() })
+    }
+}

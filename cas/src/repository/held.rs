@@ -1,0 +1,238 @@
+//! Reading what is listed: never a byte that was not proved.
+
+use std::io;
+
+use super::Repository;
+use crate::digest::Digest;
+use crate::disk::{File, Kind, RelPath};
+use crate::error::{Damage, DamageKind, Error};
+use crate::layout::{self, MemberKind};
+use crate::memory::Share;
+use crate::names;
+use crate::oci::{Descriptor, Refusal, media_type, root_media_type};
+use crate::proving::{Good, Place};
+use crate::quarantine::{self, Subject};
+use crate::reader::{Verified, read_small};
+use crate::sealed::CheckedBlob;
+use crate::workspace::{Name, Reference};
+
+/// A blob or manifest that is listed. Of a manifest the bytes are in memory, and proved.
+pub struct Held {
+    repository: Repository,
+    path: RelPath,
+    digest: Digest,
+    size: u64,
+    media_type: String,
+    bytes: Option<(Vec<u8>, Share)>,
+}
+
+fn not_found(what: impl ToString) -> Error {
+    Error::NotFound { what: what.to_string() }
+}
+
+impl Repository {
+    /// A blob that is listed here.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Disk`].
+    pub fn blob(&self, digest: &Digest) -> Result<Held, Error> {
+        let path = self.member(MemberKind::Blob, digest);
+        let size = match self.disk().stat(&path) {
+            Ok(stat) if stat.kind == Kind::File => stat.size,
+            Ok(_) => return Err(not_found(digest)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(not_found(digest)),
+            Err(error) => return Err(Error::disk("looking at", &path)(error)),
+        };
+        // What was found rotten somewhere is not promised before it is looked at.
+        if quarantine::knows(self.disk(), &Subject::Blob(*digest))
+            && self.prove(digest, size, &path)?.is_err()
+        {
+            return Err(not_found(digest));
+        }
+        let media_type = media_type::OCTETS.to_owned();
+        Ok(Held { repository: self.clone(), path, digest: *digest, size, media_type, bytes: None })
+    }
+
+    /// A manifest that is listed here, by itself or because another reaches it; read and proved.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Corrupt`] once for one that rotted, [`Error::DamagedName`],
+    /// [`Error::Busy`], [`Error::Disk`].
+    pub fn manifest(&self, reference: &Reference) -> Result<Held, Error> {
+        let digest = match reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(tag) => {
+                let name = Name::new(&self.name, tag);
+                let led = names::get(self.disk(), &self.workspace, &name)?;
+                led.ok_or_else(|| not_found(&name))?
+            }
+        };
+        self.manifest_at(&digest, &[MemberKind::Manifest, MemberKind::Child]).map_err(|error| {
+            match error {
+                Error::NotFound { .. } => not_found(reference),
+                other => other,
+            }
+        })
+    }
+
+    pub(super) fn manifest_at(&self, digest: &Digest, kinds: &[MemberKind]) -> Result<Held, Error> {
+        for kind in kinds {
+            let path = self.member(*kind, digest);
+            match self.read_manifest(digest, &path) {
+                Err(Error::NotFound { .. }) => {}
+                other => return other,
+            }
+        }
+        Err(not_found(digest))
+    }
+
+    /// Reads a manifest from one of its links here.
+    pub(super) fn read_manifest(&self, digest: &Digest, path: &RelPath) -> Result<Held, Error> {
+        let limit = self.inner().options.limits.manifest_size;
+        let file = match self.disk().open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(not_found(digest)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                return Err(not_found(digest));
+            }
+            Err(error) => return Err(Error::disk("opening", path)(error)),
+        };
+        let size = file.stat().map_err(Error::disk("reading", path))?.size;
+        let mut share = self.inner().memory.share();
+        share.grow(size.min(limit))?;
+        let read = |file: &dyn File| match size <= limit {
+            true => Ok(read_small(file, size)
+                .map_err(Error::disk("reading", path))?
+                .filter(|bytes| Digest::compute(digest.algorithm(), bytes) == *digest)),
+            false => Ok::<_, Error>(None),
+        };
+        let bytes = match read(&*file)? {
+            Some(bytes) => bytes,
+            None => match self.prove(digest, size, path)? {
+                Ok(good) => {
+                    read(&*good.file)?.ok_or(Refusal::TooLarge { digest: *digest, size, limit })?
+                }
+                Err(what) => return Err(corrupt(digest, what)),
+            },
+        };
+        Ok(Held {
+            repository: self.clone(),
+            path: path.clone(),
+            digest: *digest,
+            size,
+            media_type: root_media_type(&bytes),
+            bytes: Some((bytes, share)),
+        })
+    }
+
+    /// Hashes one of the files that are linked here; a rotten one is healed or put away.
+    pub(super) fn prove(
+        &self,
+        digest: &Digest,
+        size: u64,
+        path: &RelPath,
+    ) -> Result<Result<Good, DamageKind>, Error> {
+        let still = || match self.is_there(path)? {
+            true => Ok(()),
+            false => Err(not_found(digest)),
+        };
+        let (inner, digest, stop) = (self.inner(), *digest, &self.stop);
+        let place = Place { inner, pool: inner.pool(&self.workspace), digest, size, path, stop };
+        place.prove(&still, &|| self.exclude())
+    }
+}
+
+fn corrupt(digest: &Digest, what: DamageKind) -> Error {
+    let damage = Damage { file: layout::blob_file(digest), what };
+    tracing::error!(artifact = %digest, %damage, "damage was found");
+    Error::Corrupt { artifact: *digest, damages: vec![damage] }
+}
+
+impl Held {
+    /// Its digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What a manifest says that it is, or looks like; of a blob nothing is known.
+    pub fn media_type(&self) -> &str {
+        &self.media_type
+    }
+
+    /// Media type, digest and size.
+    pub fn descriptor(&self) -> Descriptor {
+        Descriptor::new(self.media_type.clone(), self.digest, self.size)
+    }
+
+    /// All of it, proved; only for what is as small as a manifest may be.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when it is larger, [`Error::Corrupt`], [`Error::NotFound`] when it was
+    /// deleted meanwhile, [`Error::Disk`].
+    pub fn bytes(self) -> Result<Vec<u8>, Error> {
+        if let Some((bytes, _)) = self.bytes {
+            return Ok(bytes);
+        }
+        let (digest, size) = (self.digest, self.size);
+        let limit = self.repository.inner().options.limits.manifest_size;
+        if size > limit {
+            return Err(Refusal::TooLarge { digest, size, limit }.into());
+        }
+        let path = self.path.clone();
+        let file = self.proved()?;
+        let bytes = read_small(&*file, size).map_err(Error::disk("reading", &path))?;
+        // What was read now is what goes out, so it is what must be proved.
+        let bytes = bytes.unwrap_or_default();
+        let actual = Digest::compute(digest.algorithm(), &bytes);
+        match actual == digest {
+            true => Ok(bytes),
+            false => Err(corrupt(&digest, DamageKind::Bytes { actual })),
+        }
+    }
+
+    /// It as a stream that withholds its tail until its digest agrees.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it was deleted meanwhile, [`Error::Disk`]; damage is found while
+    /// reading.
+    pub fn stream(self) -> Result<Verified, Error> {
+        let (digest, size) = (self.digest, self.size);
+        let file = match self.repository.disk().open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(not_found(digest));
+            }
+            Err(error) => return Err(Error::disk("opening", &self.path)(error)),
+        };
+        let on_rot = Box::new(move || {
+            // The reader only knows that something is wrong; this finds out what, and keeps it.
+            if let Err(error) = self.proved() {
+                tracing::error!(%digest, %error, "a blob turned out damaged while it was served");
+            }
+        });
+        Ok(Verified::new(file, digest, size, on_rot))
+    }
+
+    /// It hashed whole now, and open.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::NotFound`] when it was deleted meanwhile, [`Error::Stopped`],
+    /// [`Error::Disk`].
+    pub fn checked(self) -> Result<CheckedBlob, Error> {
+        let (digest, size) = (self.digest, self.size);
+        Ok(CheckedBlob::new(digest, size, self.proved()?))
+    }
+
+    fn proved(self) -> Result<Box<dyn File>, Error> {
+        match self.repository.prove(&self.digest, self.size, &self.path)? {
+            Ok(good) => Ok(good.file),
+            Err(DamageKind::Missing) => Err(not_found(self.digest)),
+            Err(what) => Err(corrupt(&self.digest, what)),
+        }
+    }
+}

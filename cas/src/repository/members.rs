@@ -1,0 +1,257 @@
+//! What is listed: links under `_members/`, made from a layout, and what needs which of them.
+
+use std::collections::{BTreeSet, HashSet};
+use std::io;
+
+use super::Repository;
+use crate::digest::{Algorithm, Digest};
+use crate::disk::RelPath;
+use crate::error::Error;
+use crate::layout::{self, MemberKind};
+use crate::linking::Linking;
+use crate::names::{chain, make_dirs};
+use crate::oci::{Closure, Descriptor, Manifest, Node, root_media_type};
+use crate::reader::read_small;
+
+/// How often a folder is made again because somebody tidied it away.
+const N_TRIES: usize = 16;
+
+impl Repository {
+    /// Where a member of that kind is linked.
+    pub(super) fn member(&self, kind: MemberKind, digest: &Digest) -> RelPath {
+        self.folder(kind).join(layout::digest_file(digest))
+    }
+
+    pub(super) fn folder(&self, kind: MemberKind) -> RelPath {
+        layout::members(&self.workspace, &self.name, kind)
+    }
+
+    pub(super) fn has(&self, kind: MemberKind, digest: &Digest) -> Result<bool, Error> {
+        self.is_there(&self.member(kind, digest))
+    }
+
+    /// Where a referrer of that subject is linked.
+    pub(super) fn referrer(&self, subject: &Digest, digest: &Digest) -> RelPath {
+        self.subject(subject).join(layout::digest_file(digest))
+    }
+
+    pub(super) fn subject(&self, subject: &Digest) -> RelPath {
+        layout::referrers(&self.workspace, &self.name).join(layout::digest_file(subject))
+    }
+
+    /// The digests that the names in a folder stand for, in no order.
+    pub(super) fn digests_in(&self, folder: &RelPath) -> Result<Vec<Digest>, Error> {
+        let entries = self.inner().entries(folder)?;
+        Ok(entries.iter().filter_map(|entry| layout::digest_of_file(&entry.name)).collect())
+    }
+
+    /// Lists a sealed artifact with all that it reaches, the root last: what is listed halfway,
+    /// because a call failed, has no root. Returns the folders that are to be synced. The caller
+    /// excludes others from the layout and from the repository.
+    pub(crate) fn enlist(
+        &self,
+        closure: &Closure,
+        layout: &RelPath,
+        linking: &Linking<'_>,
+    ) -> Result<Vec<RelPath>, Error> {
+        let mut changed = BTreeSet::new();
+        let Some(root) = closure.manifests().last() else { return Ok(Vec::new()) };
+        for node in closure.nodes() {
+            let digest = node.digest();
+            let kind = match node {
+                Node::Manifest(manifest) if manifest.digest() == root.digest() => {
+                    MemberKind::Manifest
+                }
+                Node::Manifest(_) => MemberKind::Child,
+                Node::Blob(_) => MemberKind::Blob,
+            };
+            let from = layout::blob_in(layout, &digest);
+            // What may be absent and is cannot be listed.
+            if matches!(node, Node::Blob(claim) if claim.may_be_absent())
+                && !self.is_there(&from)?
+            {
+                continue;
+            }
+            self.link(&digest, &from, &self.member(kind, &digest), linking)?;
+            changed.insert(self.folder(kind));
+        }
+        if let Some(subject) = root.subject() {
+            let from = layout::blob_in(layout, &root.digest());
+            let entry = self.referrer(&subject.digest, &root.digest());
+            self.link(&root.digest(), &from, &entry, linking)?;
+            changed.insert(self.subject(&subject.digest));
+        }
+        Ok(all_chains(changed))
+    }
+
+    /// Makes a name of this repository lead to that very file.
+    pub(super) fn link(
+        &self,
+        digest: &Digest,
+        from: &RelPath,
+        to: &RelPath,
+        linking: &Linking<'_>,
+    ) -> Result<(), Error> {
+        let disk = self.disk();
+        let inode = |path: &RelPath| disk.stat(path).ok().map(|stat| stat.inode);
+        let mut linked = linking.link(digest, from, to);
+        for _ in 0..N_TRIES {
+            match &linked {
+                Err(Error::Disk { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound && self.is_there(from)? =>
+                {
+                    // The folder was never made, or somebody tidied it away.
+                    if let Some((folder, _)) = to.split() {
+                        make_dirs(disk, &folder, 0o700)?;
+                    }
+                    linked = linking.link(digest, from, to);
+                }
+                _ => break,
+            }
+        }
+        if !linked? && inode(from) != inode(to) {
+            // Another file: it may be one that rotted and was brought again since.
+            let spare = linking.scraps.path("member");
+            linking.link(digest, from, &spare)?;
+            disk.rename(&spare, to).map_err(Error::disk("renaming", &spare))?;
+        }
+        Ok(())
+    }
+
+    /// Ends a name; none is as good. Says whether there was one.
+    pub(super) fn unlink(&self, path: &RelPath) -> Result<bool, Error> {
+        match self.disk().unlink(path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::disk("removing", path)(error)),
+        }
+    }
+
+    /// A manifest that is listed here by itself, another than `besides`, and reaches `digest`.
+    pub(super) fn needed_by(
+        &self,
+        digest: &Digest,
+        besides: &Digest,
+    ) -> Result<Option<Digest>, Error> {
+        let reaches = |artifact: &Digest| -> Result<bool, Error> {
+            let layout = layout::artifact(&self.workspace, artifact);
+            Ok(artifact != besides
+                && artifact != digest
+                && self.has(MemberKind::Manifest, artifact)?
+                && self.is_there(&layout::blob_in(&layout, digest))?)
+        };
+        let mut found = Ok(None);
+        let known = self.inner().index().and_then(|index| {
+            index.holders(&self.workspace, digest, &mut |artifact| {
+                found = reaches(&artifact).map(|reaches| reaches.then_some(artifact));
+                matches!(found, Ok(None))
+            })
+        });
+        if known.is_some() {
+            return found;
+        }
+        for artifact in self.digests_in(&self.folder(MemberKind::Manifest))? {
+            if reaches(&artifact)? {
+                return Ok(Some(artifact));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes away what is listed here for the sake of one artifact and of nothing else, but for
+    /// the artifact itself. Returns the folders that are to be synced. The caller excludes others.
+    pub(crate) fn delist_parts(
+        &self,
+        artifact: &Digest,
+        parts: &[Digest],
+    ) -> Result<Vec<RelPath>, Error> {
+        let mut changed = BTreeSet::new();
+        let needed = self.needed(artifact)?;
+        for part in parts.iter().filter(|part| !needed.contains(*part)) {
+            for kind in [MemberKind::Child, MemberKind::Blob] {
+                if self.unlink(&self.member(kind, part))? {
+                    changed.insert(self.folder(kind));
+                }
+            }
+        }
+        changed.extend(self.forget_referrer(artifact)?);
+        Ok(all_chains(changed))
+    }
+
+    /// Everything that manifests listed here by themselves reach, but for one of them.
+    fn needed(&self, besides: &Digest) -> Result<HashSet<Digest>, Error> {
+        let mut needed = HashSet::new();
+        for listed in self.digests_in(&self.folder(MemberKind::Manifest))? {
+            if listed == *besides {
+                continue;
+            }
+            let blobs = layout::artifact(&self.workspace, &listed).join(layout::BLOBS);
+            for algorithm in Algorithm::ALL {
+                for entry in self.inner().entries(&blobs.join(algorithm.name()))? {
+                    needed.extend(Digest::from_hex(algorithm, &entry.name));
+                }
+            }
+        }
+        Ok(needed)
+    }
+
+    /// Ends the listing of an artifact itself, once nothing leads to it any more.
+    pub(crate) fn delist_root(&self, artifact: &Digest) -> Result<Vec<RelPath>, Error> {
+        let gone = self.unlink(&self.member(MemberKind::Manifest, artifact))?;
+        Ok(if gone { chain(&self.folder(MemberKind::Manifest)) } else { Vec::new() })
+    }
+
+    /// Whether the artifact is listed here by itself.
+    pub(crate) fn lists(&self, artifact: &Digest) -> Result<bool, Error> {
+        self.has(MemberKind::Manifest, artifact)
+    }
+
+    /// Ends the entry of a manifest among the referrers of its subject. The manifest itself must
+    /// still be listed: it says what its subject is. It is only read, not proved, because the
+    /// caller excludes others already.
+    pub(super) fn forget_referrer(&self, digest: &Digest) -> Result<Option<RelPath>, Error> {
+        let subjects = match self.read_unproved(digest) {
+            Some(manifest) => manifest.subject().map(|s| s.digest).into_iter().collect(),
+            // It cannot be read: then it is looked for.
+            None => self.digests_in(&layout::referrers(&self.workspace, &self.name))?,
+        };
+        for subject in subjects {
+            if self.unlink(&self.referrer(&subject, digest))? {
+                let folder = self.subject(&subject);
+                // The last one takes the folder with it.
+                let _ = self.disk().remove_dir(&folder);
+                return Ok(Some(folder));
+            }
+        }
+        Ok(None)
+    }
+
+    fn read_unproved(&self, digest: &Digest) -> Option<Manifest> {
+        let limits = &self.inner().options.limits;
+        let file = self.disk().open(&self.member(MemberKind::Manifest, digest)).ok()?;
+        let size = file.stat().ok()?.size;
+        let bytes = read_small(&*file, size.min(limits.manifest_size)).ok()??;
+        let claim = Descriptor::new(root_media_type(&bytes), *digest, size);
+        Manifest::parse(&claim, bytes, limits).ok()
+    }
+
+    /// A manifest that is listed by itself, proved and parsed.
+    pub(super) fn listed_manifest(&self, digest: &Digest) -> Result<Manifest, Error> {
+        let held = self.manifest_at(digest, &[MemberKind::Manifest])?;
+        let claim = held.descriptor();
+        let limits = &self.inner().options.limits;
+        Ok(Manifest::parse(&claim, held.bytes()?, limits)?)
+    }
+}
+
+/// These folders and all above them, inner ones first.
+pub(super) fn all_chains(folders: BTreeSet<RelPath>) -> Vec<RelPath> {
+    let mut all: Vec<RelPath> = Vec::new();
+    for folder in folders.iter().flat_map(chain) {
+        if !all.contains(&folder) {
+            all.push(folder);
+        }
+    }
+    all.sort_by_key(|folder| std::cmp::Reverse(folder.as_str().split('/').count()));
+    all
+}

@@ -1,0 +1,183 @@
+//! A blob on its way into a repository: brought, or found in the workspace.
+
+use std::io;
+
+use super::Repository;
+use crate::digest::Digest;
+use crate::disk::{Kind, RelPath};
+use crate::draft::Taken;
+use crate::durable::Unsynced;
+use crate::error::Error;
+use crate::intake::{Expected, Intake};
+use crate::layout::{self, MemberKind};
+use crate::linking::{Linking, Scraps};
+use crate::names::{self, chain, make_dirs};
+use crate::quarantine::{self, Subject};
+use crate::source::{Reading, Source};
+use crate::workspace::RepositoryName;
+
+/// How often a folder is made again because somebody tidied it away.
+const N_TRIES: usize = 16;
+
+impl Repository {
+    /// Takes a blob in: every byte of the source is read and hashed, whatever the store has. It is
+    /// listed and durable when this returns, and stays until it is deleted.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with a mismatch or wrong size, [`Error::SourceRead`],
+    /// [`Error::SourceChanged`], [`Error::Quota`], [`Error::Full`], [`Error::Disk`].
+    pub fn take(
+        &self,
+        claimed: &Digest,
+        size: Option<u64>,
+        source: Source<'_>,
+    ) -> Result<Taken, Error> {
+        let inner = self.inner();
+        let disk = self.disk();
+        inner.admit(size.unwrap_or(0))?;
+        inner.ensure_workspace(&self.workspace)?;
+        let scraps = Scraps::new(&self.store);
+        let linking = Linking { inner, pool: inner.pool(&self.workspace), scraps: &scraps };
+        let own = scraps.path("blob");
+        let mut unsynced = Unsynced { since: inner.barrier.n_failed(), ..Unsynced::default() };
+
+        let (existing, _) = linking.hold(claimed, &own)?;
+        // What the store has needs no room, even if it turns out to be rotten.
+        let room = if existing.is_some() { 0 } else { size.unwrap_or(0) };
+        let _writing = inner.writing(room)?;
+        let progress = std::sync::atomic::AtomicU64::new(0);
+        let intake = Intake {
+            disk,
+            path: &own,
+            existing,
+            pipeline_from: inner.options.pipeline_from,
+            progress: &progress,
+            may_grow: Box::new(|size| {
+                inner.admit(size)?;
+                inner.writing(size).map(drop)
+            }),
+            on_rot: Box::new(|rotten| {
+                tracing::error!(digest = %claimed, "the store's copy is rotten and is replaced");
+                quarantine::keep_open(disk, &Subject::Blob(*claimed), rotten);
+            }),
+        };
+        let expected = Expected { algorithm: claimed.algorithm(), digest: Some(*claimed), size };
+        let proved = intake.run(&expected, Reading::new(source)?)?;
+
+        // Nothing gets a name before its bytes are safe. The store's own copy has one.
+        if !proved.kept {
+            if !proved.synced {
+                unsynced.files.push(own.clone());
+                inner.settle(&unsynced)?;
+            }
+            linking.publish(claimed, &own)?;
+        }
+        let stat = disk.stat(&own).map_err(Error::disk("looking at", &own))?;
+        self.settle_into(&own, &self.member(MemberKind::Blob, claimed))?;
+        unsynced.files.clear();
+        unsynced.folders.push(linking.pool.blobs(claimed.algorithm()));
+        unsynced.folders.extend(chain(&self.folder(MemberKind::Blob)));
+        inner.settle(&unsynced)?;
+
+        inner.proofs.note(claimed, &stat);
+        Ok(Taken { digest: proved.digest, size: proved.size })
+    }
+
+    /// Renames a file of ours to a member's name, whatever stood there.
+    fn settle_into(&self, own: &RelPath, member: &RelPath) -> Result<(), Error> {
+        let disk = self.disk();
+        let mut renamed = disk.rename(own, member);
+        for _ in 0..N_TRIES {
+            match &renamed {
+                // The folder was never made, or somebody tidied it away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if let Some((folder, _)) = member.split() {
+                        make_dirs(disk, &folder, 0o700)?;
+                    }
+                    renamed = disk.rename(own, member);
+                }
+                _ => break,
+            }
+        }
+        renamed.map_err(Error::disk("renaming", own))
+    }
+
+    /// Lists a blob that another repository of the workspace lists (`from`, if that is given, and
+    /// no other) or that an artifact of the workspace has. Returns its size; `None` when there is
+    /// no such blob.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub fn mount(
+        &self,
+        digest: &Digest,
+        from: Option<&RepositoryName>,
+    ) -> Result<Option<u64>, Error> {
+        let inner = self.inner();
+        let Some(source) = self.find_blob(digest, from)? else { return Ok(None) };
+        let scraps = Scraps::new(&self.store);
+        let linking = Linking { inner, pool: inner.pool(&self.workspace), scraps: &scraps };
+        let since = inner.barrier.n_failed();
+        let member = self.member(MemberKind::Blob, digest);
+        match self.link(digest, &source, &member, &linking) {
+            Ok(()) => {}
+            // Deleted in this moment.
+            Err(Error::Disk { source: error, .. })
+                if error.kind() == io::ErrorKind::NotFound && !self.is_there(&source)? =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        }
+        let mut folders = vec![linking.pool.blobs(digest.algorithm())];
+        folders.extend(chain(&self.folder(MemberKind::Blob)));
+        inner.settle(&Unsynced { folders, since, ..Unsynced::default() })?;
+        let stat = self.disk().stat(&member).map_err(Error::disk("looking at", &member))?;
+        Ok(Some(stat.size))
+    }
+
+    /// A file of the workspace that holds this blob, by its name there.
+    fn find_blob(
+        &self,
+        digest: &Digest,
+        from: Option<&RepositoryName>,
+    ) -> Result<Option<RelPath>, Error> {
+        let is_blob = |path: &RelPath| match self.disk().stat(path) {
+            Ok(stat) => Ok(stat.kind == Kind::File),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::disk("looking at", path)(error)),
+        };
+        let in_repository = |name: &RepositoryName| {
+            let folder = layout::members(&self.workspace, name, MemberKind::Blob);
+            let path = folder.join(layout::digest_file(digest));
+            Ok::<_, Error>(is_blob(&path)?.then_some(path))
+        };
+        if let Some(from) = from {
+            return in_repository(from);
+        }
+        if let Some((path, _)) = self.in_layouts(digest)? {
+            return Ok(Some(path));
+        }
+        for name in names::repositories(self.disk(), &self.workspace)? {
+            if let Some(path) = in_repository(&name)? {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A layout's file of the workspace that holds this, and whose layout it is, if the index knows
+    /// of one.
+    pub(super) fn in_layouts(&self, digest: &Digest) -> Result<Option<(RelPath, Digest)>, Error> {
+        let mut found = Ok(None);
+        if let Some(index) = self.inner().index() {
+            index.holders(&self.workspace, digest, &mut |artifact| {
+                let layout = layout::artifact(&self.workspace, &artifact);
+                let path = layout::blob_in(&layout, digest);
+                found = self.is_there(&path).map(|there| there.then_some((path, artifact)));
+                matches!(found, Ok(None))
+            });
+        }
+        found
+    }
+}
