@@ -56,6 +56,14 @@ impl<'a> Reading<'a> {
 
     /// Fills `space` from the front; fewer bytes than that only at the end.
     pub(crate) fn fill(&mut self, space: &mut [u8]) -> Result<usize, Error> {
+        match self.fill_what_comes(space) {
+            (_, Some(error)) => Err(error),
+            (filled, None) => Ok(filled),
+        }
+    }
+
+    /// The same, where what came before an error is worth something.
+    pub(crate) fn fill_what_comes(&mut self, space: &mut [u8]) -> (usize, Option<Error>) {
         let mut filled = 0;
         while filled < space.len() {
             let read = match &mut self.source {
@@ -73,10 +81,10 @@ impl<'a> Reading<'a> {
                     self.at += n as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::source(error)),
+                Err(error) => return (filled, Some(Error::source(error))),
             }
         }
-        Ok(filled)
+        (filled, None)
     }
 
     /// Whether the file stayed as it was while it was read; a stream always did.

@@ -12,6 +12,7 @@ mod referrers;
 mod reopen;
 mod tags;
 mod take;
+mod upload;
 
 use std::io;
 
@@ -25,6 +26,7 @@ use crate::workspace::{RepositoryName, Workspace};
 
 pub use held::Held;
 pub use push::{Push, Pushed};
+pub use upload::Upload;
 
 /// One repository of one workspace. Clones are the same repository; making one looks at nothing.
 #[derive(Clone)]

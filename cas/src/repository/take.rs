@@ -1,6 +1,7 @@
 //! A blob on its way into a repository: brought, or found in the workspace.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Repository;
 use crate::digest::Digest;
@@ -45,7 +46,7 @@ impl Repository {
         // What the store has needs no room, even if it turns out to be rotten.
         let room = if existing.is_some() { 0 } else { size.unwrap_or(0) };
         let _writing = inner.writing(room)?;
-        let progress = std::sync::atomic::AtomicU64::new(0);
+        let progress = AtomicU64::new(0);
         let intake = Intake {
             disk,
             path: &own,
@@ -53,7 +54,7 @@ impl Repository {
             pipeline_from: inner.options.pipeline_from,
             progress: &progress,
             may_grow: Box::new(|size| {
-                inner.admit(size)?;
+                inner.admit(progress.load(Ordering::Relaxed))?;
                 inner.writing(size).map(drop)
             }),
             on_rot: Box::new(|rotten| {
@@ -64,23 +65,40 @@ impl Repository {
         let expected = Expected { algorithm: claimed.algorithm(), digest: Some(*claimed), size };
         let proved = intake.run(&expected, Reading::new(source)?)?;
 
-        // Nothing gets a name before its bytes are safe. The store's own copy has one.
-        if !proved.kept {
-            if !proved.synced {
-                unsynced.files.push(own.clone());
-                inner.settle(&unsynced)?;
-            }
-            linking.publish(claimed, &own)?;
+        // The store's own copy is safe already.
+        if !proved.kept && !proved.synced {
+            unsynced.files.push(own.clone());
         }
-        let stat = disk.stat(&own).map_err(Error::disk("looking at", &own))?;
-        self.settle_into(&own, &self.member(MemberKind::Blob, claimed))?;
-        unsynced.files.clear();
-        unsynced.folders.push(linking.pool.blobs(claimed.algorithm()));
+        self.list_blob(claimed, &own, unsynced, proved.kept, &linking)?;
+        Ok(Taken { digest: proved.digest, size: proved.size })
+    }
+
+    /// Gives a blob that was hashed while it was written its names, durably. `is_ours` when it is
+    /// the pool's own file already.
+    pub(super) fn list_blob(
+        &self,
+        digest: &Digest,
+        own: &RelPath,
+        mut unsynced: Unsynced,
+        is_ours: bool,
+        linking: &Linking<'_>,
+    ) -> Result<(), Error> {
+        let inner = self.inner();
+        // Nothing gets a name before its bytes are safe.
+        if !unsynced.files.is_empty() {
+            inner.settle(&unsynced)?;
+            unsynced.files.clear();
+        }
+        if !is_ours {
+            linking.publish(digest, own)?;
+        }
+        let stat = self.disk().stat(own).map_err(Error::disk("looking at", own))?;
+        self.settle_into(own, &self.member(MemberKind::Blob, digest))?;
+        unsynced.folders.push(linking.pool.blobs(digest.algorithm()));
         unsynced.folders.extend(chain(&self.folder(MemberKind::Blob)));
         inner.settle(&unsynced)?;
-
-        inner.proofs.note(claimed, &stat);
-        Ok(Taken { digest: proved.digest, size: proved.size })
+        inner.proofs.note(digest, &stat);
+        Ok(())
     }
 
     /// Renames a file of ours to a member's name, whatever stood there.
