@@ -72,8 +72,7 @@ impl Store {
         let artifact = inner.lock_artifact(workspace, digest);
         let sealed = self.sealed(workspace, digest)?;
         let led = self.names_of(workspace, digest)?;
-        let parts: Vec<Digest> =
-            self.members_at(&sealed.path())?.iter().map(|member| member.digest).collect();
+        let parts = inner.digests_in(&sealed.path())?;
 
         // The disk may be full: this must work all the same.
         inner.release_reserve();
@@ -145,15 +144,10 @@ impl Store {
     /// The files of a layout's blobs.
     fn members_at(&self, layout: &RelPath) -> Result<Vec<AtMember>, Error> {
         let mut members = Vec::new();
-        for algorithm in Algorithm::ALL {
-            let folder = layout.join(layout::BLOBS).join(algorithm.name());
-            for entry in self.inner.entries(&folder)? {
-                if let Ok(digest) = Digest::from_hex(algorithm, &entry.name)
-                    && let Ok(Stat { size, n_links, .. }) =
-                        self.inner.disk.stat(&folder.join(&entry.name))
-                {
-                    members.push(AtMember { digest, size, n_links });
-                }
+        for digest in self.inner.digests_in(layout)? {
+            let stat = self.inner.disk.stat(&layout::blob_in(layout, &digest));
+            if let Ok(Stat { size, n_links, .. }) = stat {
+                members.push(AtMember { digest, size, n_links });
             }
         }
         Ok(members)

@@ -19,6 +19,7 @@ use verdict::Case;
 use world::Scenario;
 
 pub(crate) mod fixture;
+mod repository;
 mod scenario;
 mod verdict;
 mod world;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::io;
 
 use super::Repository;
-use crate::digest::{Algorithm, Digest};
+use crate::digest::Digest;
 use crate::disk::RelPath;
 use crate::error::Error;
 use crate::layout::{self, MemberKind};
@@ -185,12 +185,8 @@ impl Repository {
             if listed == *besides {
                 continue;
             }
-            let blobs = layout::artifact(&self.workspace, &listed).join(layout::BLOBS);
-            for algorithm in Algorithm::ALL {
-                for entry in self.inner().entries(&blobs.join(algorithm.name()))? {
-                    needed.extend(Digest::from_hex(algorithm, &entry.name));
-                }
-            }
+            let layout = layout::artifact(&self.workspace, &listed);
+            needed.extend(self.inner().digests_in(&layout)?);
         }
         Ok(needed)
     }

@@ -305,6 +305,18 @@ impl Inner {
         }
     }
 
+    /// What the names in a layout's folders of blobs say that it holds.
+    pub(crate) fn digests_in(&self, layout: &RelPath) -> Result<Vec<Digest>, Error> {
+        let mut digests = Vec::new();
+        for algorithm in Algorithm::ALL {
+            let folder = layout.join(layout::BLOBS).join(algorithm.name());
+            for entry in self.entries(&folder)? {
+                digests.extend(Digest::from_hex(algorithm, &entry.name));
+            }
+        }
+        Ok(digests)
+    }
+
     pub(crate) fn remove_tree_inside(&self, folder: &RelPath) -> Result<(), Error> {
         for entry in self.entries(folder)? {
             let path = folder.join(&entry.name);

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use cas::digest::{Algorithm, Digest};
 use cas::disk::sim::SimDisk;
+use cas::layout::MemberKind;
 use cas::oci::{Descriptor, media_type};
-use cas::workspace::{Name, Workspace};
-use cas::{Error, Sealed, Source, Store};
+use cas::workspace::{Name, Tag, Workspace};
+use cas::{Error, Pushed, Repository, Sealed, Source, Store};
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const FOREIGN_LAYER: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
@@ -22,6 +23,8 @@ pub(crate) struct Artifact {
     title: Option<&'static str>,
     /// It has a layer that may be absent, and is.
     pub(crate) lacks: bool,
+    /// What it is about.
+    pub(crate) subject: Option<Digest>,
 }
 
 impl Artifact {
@@ -36,6 +39,39 @@ impl Artifact {
             (name, bytes.as_slice())
         });
         named.collect()
+    }
+
+    /// What is listed of it in a repository, as what.
+    pub(crate) fn listing(&self) -> impl Iterator<Item = (MemberKind, Digest)> {
+        self.members.iter().map(|(claim, _)| {
+            let kind = match claim.is_manifest() {
+                true if claim.digest == self.digest() => MemberKind::Manifest,
+                true => MemberKind::Child,
+                false => MemberKind::Blob,
+            };
+            (kind, claim.digest)
+        })
+    }
+
+    /// The bytes of its manifest.
+    pub(crate) fn manifest(&self) -> &[u8] {
+        let root = self.members.iter().find(|(claim, _)| claim.digest == self.digest());
+        &root.unwrap().1
+    }
+
+    /// Takes its blobs into a repository.
+    pub(crate) fn take(&self, repository: &Repository) -> Result<(), Error> {
+        for (claim, bytes) in self.members.iter().filter(|(claim, _)| !claim.is_manifest()) {
+            let source = Source::Stream(&mut bytes.as_slice());
+            repository.take(&claim.digest, Some(claim.size), source)?;
+        }
+        Ok(())
+    }
+
+    /// Pushes its manifest, which may move any tag.
+    pub(crate) fn push(&self, repository: &Repository, tags: &[&str]) -> Result<Pushed, Error> {
+        let tags: Vec<Tag> = tags.iter().map(|tag| tag.parse().unwrap()).collect();
+        repository.prepare(&self.root, self.manifest().to_vec())?.seal(&tags, &|_| true)
     }
 
     /// Brings all of it, children first, and seals it.
@@ -112,7 +148,7 @@ fn image(n: u64, layers: &[(Descriptor, Vec<u8>)]) -> Artifact {
     let mut members = vec![config];
     members.extend_from_slice(layers);
     members.push(manifest);
-    Artifact { root, members, title: None, lacks: false }
+    Artifact { root, members, title: None, lacks: false, subject: None }
 }
 
 /// One image with a layer that may be absent, and is.
@@ -139,9 +175,14 @@ pub(crate) fn shared_layer() -> Digest {
     base().0.digest
 }
 
+/// The images of [`tree`].
+pub(crate) fn branches() -> [Artifact; 2] {
+    [image(1, &[base(), by_sha512()]), image(2, &[base(), layer(3, 700)])]
+}
+
 /// An index over two images that share a layer; one has a layer by sha512.
 pub(crate) fn tree() -> Artifact {
-    let parts = [image(1, &[base(), by_sha512()]), image(2, &[base(), layer(3, 700)])];
+    let parts = branches();
     let claims: Vec<&Descriptor> = parts.iter().map(|part| &part.root).collect();
     let index = document(media_type::IMAGE_INDEX, &[("manifests", serde_json::json!(claims))]);
     let root = index.0.clone();
@@ -151,7 +192,26 @@ pub(crate) fn tree() -> Artifact {
             members.push(member);
         }
     }
-    Artifact { root, members, title: None, lacks: false }
+    Artifact { root, members, title: None, lacks: false, subject: None }
+}
+
+/// A manifest about another one; what it is about need not be there.
+pub(crate) fn referrer(of: &Artifact) -> Artifact {
+    let config = blob(media_type::EMPTY, Algorithm::Sha256, b"{}".to_vec());
+    let signature = layer(8, 300);
+    let manifest = document(
+        media_type::IMAGE_MANIFEST,
+        &[
+            ("artifactType", serde_json::json!("application/vnd.example.signature")),
+            ("config", serde_json::json!(config.0)),
+            ("layers", serde_json::json!([signature.0])),
+            ("subject", serde_json::json!(of.root)),
+            ("annotations", serde_json::json!({ "by": "us" })),
+        ],
+    );
+    let root = manifest.0.clone();
+    let (members, subject) = (vec![config, signature, manifest], Some(of.digest()));
+    Artifact { root, members, title: None, lacks: false, subject }
 }
 
 /// One image that shares two layers with [`tree`]; another layer is empty.
@@ -174,6 +234,7 @@ pub(crate) fn file(n: u64) -> Artifact {
         members: vec![content],
         title: Some(title),
         lacks: false,
+        subject: None,
     };
     // The manifest is the store's to make: it is taken from a put on a disk that never failed.
     let disk = SimDisk::new();

@@ -5,19 +5,20 @@ use std::collections::BTreeMap;
 
 use cas::digest::Digest;
 use cas::disk::sim::SimDisk;
-use cas::{Error, layout};
+use cas::layout::MemberKind;
+use cas::{Error, Repository, Source, Store, layout};
 
 use super::fixture::{self, Artifact};
 use super::open;
 use super::world::{
-    Scenario, State, Truth, World, check, default_workspace, forget, note, other_workspace, put,
-    retire,
+    Scenario, State, Truth, World, check, default_workspace, forget, note, note_deleted,
+    note_pushed, note_taken, other_workspace, put, retire,
 };
 
 /// Every scenario, in both ways of syncing.
 pub(crate) fn all() -> Vec<Scenario> {
     type Make = fn() -> Scenario;
-    let makes: [Make; 20] = [
+    let makes: [Make; 32] = [
         first_opening,
         reopening,
         put_tree,
@@ -38,6 +39,18 @@ pub(crate) fn all() -> Vec<Scenario> {
         damaged_layout,
         link_limit,
         unsealed,
+        take,
+        take_in_parts,
+        mount,
+        push_from_nothing,
+        push_index,
+        push_referrer,
+        push_moves_a_tag,
+        push_without_a_layer,
+        delete_tag,
+        delete_manifest,
+        delete_blob,
+        retire_pushed,
     ];
     let each = makes.into_iter().flat_map(|make| {
         let scenario = make();
@@ -356,4 +369,216 @@ fn unsealed() -> Scenario {
         },
         |_| {},
     )
+}
+
+/// The repository that whatever comes next puts a name into as well.
+const APP: &str = "team/app";
+
+fn app(store: &Store) -> Repository {
+    store.repository(&default_workspace(), &APP.parse().unwrap())
+}
+
+/// What is not there any more was deleted before.
+fn ended(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(Error::NotFound { .. }) => Ok(()),
+        other => other,
+    }
+}
+
+/// Blobs that nobody has, that another workspace has, and that are there already.
+fn take() -> Scenario {
+    let world = World::new(SimDisk::new())
+        .has(&other_workspace(), &fixture::plain(), &[])
+        .took("elsewhere", &fixture::lone());
+    world.scenario(
+        "blobs are taken",
+        |store| {
+            fixture::plain().take(&app(store))?;
+            fixture::lone().take(&app(store))
+        },
+        |truth| {
+            note_taken(truth, &APP.parse().unwrap(), &fixture::plain());
+            note_taken(truth, &APP.parse().unwrap(), &fixture::lone());
+        },
+    )
+}
+
+fn take_in_parts() -> Scenario {
+    let world = World::new(SimDisk::new().with_short_calls(7)).took("elsewhere", &fixture::lone());
+    world.scenario(
+        "a blob is taken in parts",
+        |store| {
+            for (claim, bytes) in fixture::plain().members.iter().filter(|m| !m.0.is_manifest()) {
+                let mut upload = app(store).begin_upload(claim.digest.algorithm())?;
+                let (first, last) = bytes.split_at(bytes.len() / 3);
+                for mut part in [first, last] {
+                    upload.append(Source::Stream(&mut part))?;
+                }
+                upload.commit(&claim.digest)?;
+            }
+            Ok(())
+        },
+        |truth| note_taken(truth, &APP.parse().unwrap(), &fixture::plain()),
+    )
+}
+
+fn mount() -> Scenario {
+    let world = World::new(SimDisk::new()).took("elsewhere", &fixture::plain()).pushed(
+        "another",
+        &fixture::lone(),
+        &[],
+    );
+    world.scenario(
+        "blobs are mounted",
+        |store| {
+            let from = "elsewhere".parse().unwrap();
+            for (_, digest) in fixture::plain().listing().filter(|m| m.0 == MemberKind::Blob) {
+                assert!(app(store).mount(&digest, Some(&from))?.is_some());
+            }
+            for (_, digest) in fixture::lone().listing().filter(|m| m.0 == MemberKind::Blob) {
+                assert!(app(store).mount(&digest, None)?.is_some());
+            }
+            Ok(())
+        },
+        |truth| {
+            note_taken(truth, &APP.parse().unwrap(), &fixture::plain());
+            note_taken(truth, &APP.parse().unwrap(), &fixture::lone());
+        },
+    )
+}
+
+fn push_from_nothing() -> Scenario {
+    World::new(SimDisk::new()).scenario(
+        "a push from nothing",
+        |store| {
+            fixture::lone().take(&app(store))?;
+            fixture::lone().push(&app(store), &["1", "latest"]).map(drop)
+        },
+        |truth| {
+            let name = APP.parse().unwrap();
+            note_pushed(truth, &name, &fixture::lone(), &["1", "latest"]);
+        },
+    )
+}
+
+fn push_index() -> Scenario {
+    let [one, two] = fixture::branches();
+    let world = World::new(SimDisk::new()).pushed(APP, &one, &["one"]).pushed(APP, &two, &[]);
+    world.scenario(
+        "a push of an index",
+        |store| fixture::tree().push(&app(store), &["1"]).map(drop),
+        |truth| note_pushed(truth, &APP.parse().unwrap(), &fixture::tree(), &["1"]),
+    )
+}
+
+/// The manifest that it is about comes later.
+fn push_referrer() -> Scenario {
+    let of = fixture::lone();
+    let referrer = fixture::referrer(&of);
+    let known = referrer.clone();
+    let world = World::new(SimDisk::new()).took(APP, &of).took(APP, &referrer);
+    world
+        .scenario(
+            "a push of a referrer",
+            move |store| {
+                referrer.push(&app(store), &[])?;
+                fixture::lone().push(&app(store), &["1"]).map(drop)
+            },
+            |truth| {
+                note_pushed(truth, &APP.parse().unwrap(), &known, &[]);
+                note_pushed(truth, &APP.parse().unwrap(), &fixture::lone(), &["1"]);
+            },
+        )
+        .and(&known)
+}
+
+fn push_moves_a_tag() -> Scenario {
+    let world = World::new(SimDisk::new()).pushed(APP, &fixture::lone(), &["1", "latest"]).pushed(
+        APP,
+        &fixture::plain(),
+        &["2"],
+    );
+    world.scenario(
+        "a push that moves a tag",
+        |store| fixture::plain().push(&app(store), &["latest"]).map(drop),
+        |truth| note_pushed(truth, &APP.parse().unwrap(), &fixture::plain(), &["latest"]),
+    )
+}
+
+fn push_without_a_layer() -> Scenario {
+    let torso = fixture::torso();
+    let known = torso.clone();
+    let world = World::new(SimDisk::new()).took(APP, &torso);
+    world
+        .scenario(
+            "a push without a layer that may be absent",
+            move |store| torso.push(&app(store), &["torso"]).map(drop),
+            |truth| note_pushed(truth, &APP.parse().unwrap(), &known, &["torso"]),
+        )
+        .and(&known)
+}
+
+fn delete_tag() -> Scenario {
+    let world = World::new(SimDisk::new()).pushed(APP, &fixture::lone(), &["1", "latest"]);
+    world
+        .scenario(
+            "a tag is deleted",
+            |store| ended(app(store).delete_tag(&"latest".parse().unwrap())),
+            |truth| {
+                let name = format!("{APP}:latest").parse().unwrap();
+                truth.names.remove(&(default_workspace(), name));
+            },
+        )
+        .that_frees()
+}
+
+fn delete_manifest() -> Scenario {
+    let referrer = fixture::referrer(&fixture::lone());
+    let world = World::new(SimDisk::new())
+        .pushed(APP, &fixture::lone(), &["1"])
+        .pushed(APP, &referrer, &["sig", "latest"])
+        .pushed("elsewhere", &referrer, &["sig"]);
+    let digest = referrer.digest();
+    world
+        .scenario(
+            "a manifest is deleted",
+            move |store| ended(app(store).delete_manifest(&digest)),
+            |truth| note_deleted(truth, &APP.parse().unwrap(), &referrer),
+        )
+        .that_frees()
+}
+
+fn delete_blob() -> Scenario {
+    let world = World::new(SimDisk::new())
+        .pushed(APP, &fixture::lone(), &["1"])
+        .took(APP, &fixture::plain())
+        .took("elsewhere", &fixture::plain());
+    world
+        .scenario(
+            "a blob is deleted",
+            |store| ended(app(store).delete_blob(&fixture::shared_layer())),
+            |truth| {
+                let (of, digest) = (default_workspace(), fixture::shared_layer());
+                truth.links.remove(&(of, APP.parse().unwrap(), MemberKind::Blob, digest));
+            },
+        )
+        .that_frees()
+}
+
+/// Listed in two repositories, in one of them with another that shares a layer.
+fn retire_pushed() -> Scenario {
+    let [one, two] = fixture::branches();
+    let world = World::new(SimDisk::new())
+        .pushed(APP, &one, &["one", "latest"])
+        .pushed(APP, &two, &["two"])
+        .pushed("elsewhere", &one, &[]);
+    let digest = one.digest();
+    world
+        .scenario(
+            "retire of what was pushed",
+            move |store| retire(store, &default_workspace(), &digest),
+            |truth| forget(truth, &default_workspace(), &one),
+        )
+        .that_frees()
 }

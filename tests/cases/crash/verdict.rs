@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use cas::digest::Digest;
 use cas::disk::Kind;
 use cas::disk::sim::{Seen, SimDisk};
-use cas::layout;
-use cas::workspace::{Name, Workspace};
+use cas::layout::{self, MemberKind};
+use cas::workspace::{Name, Reference, Workspace};
 use cas::{Error, Store};
 
 use super::open;
@@ -54,6 +54,7 @@ impl Case<'_> {
             self.verify(&store, key, demand)?;
         }
         self.check_names(&store, &[after])?;
+        self.read_all(&store, after)?;
         told("gc", store.gc(false, &mut || {}))?;
         self.tidy(disk)?;
         drop(store);
@@ -79,6 +80,9 @@ impl Case<'_> {
             self.verify(&store, key, self.demand(key))
                 .map_err(|said| format!("after the power went: {said}"))?;
         }
+        for truth in [besides, &sure] {
+            self.read_all(&store, truth).map_err(|said| format!("after the power went: {said}"))?;
+        }
         let names = names_on(&left);
         for (name, digest) in &besides.names {
             if names.get(name) != Some(digest) {
@@ -95,6 +99,9 @@ impl Case<'_> {
         if !self.acknowledged {
             sure.held.retain(|key, _| before.held.contains_key(key));
             sure.names.retain(|name, digest| before.names.get(name) == Some(digest));
+            sure.listed.retain(|listed| before.listed.contains(listed));
+            let links = before.all_links(&self.scenario.artifacts);
+            sure.links.retain(|link| links.contains(link));
         }
         sure
     }
@@ -140,9 +147,89 @@ impl Case<'_> {
         }
         let names: &[&Truth] = if self.acknowledged { &[after] } else { &[before, after] };
         self.check_names(store, names)?;
+        self.read_all(store, &sure)?;
+        self.look_at_listings(store, disk)?;
         for ((workspace, name), digest) in names_on(disk) {
             if !there.contains(&(workspace.clone(), digest)) {
                 return Err(format!("{workspace}/{name} leads to {digest}, which is not there"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that is listed there can be read, and is what was brought.
+    fn read_all(&self, store: &Store, truth: &Truth) -> Verdict {
+        for (workspace, name, kind, digest) in truth.all_links(&self.scenario.artifacts) {
+            let repository = store.repository(&workspace, &name);
+            let read = || match kind {
+                MemberKind::Blob => repository.blob(&digest)?.bytes(),
+                _ => repository.manifest(&Reference::Digest(digest))?.bytes(),
+            };
+            match read() {
+                Ok(bytes) if Digest::compute(digest.algorithm(), &bytes) == digest => {}
+                // What rotted is put away, until it is brought again.
+                Err(Error::Corrupt { .. } | Error::NotFound { .. }) if self.heals => {}
+                Ok(_) => return Err(format!("{name} gives other bytes for {digest}")),
+                Err(error) => return Err(format!("{name} does not give {digest}: {error}")),
+            }
+        }
+        for (workspace, name, digest) in &truth.listed {
+            let Some(subject) = self.scenario.artifacts[digest].subject else { continue };
+            let repository = store.repository(workspace, name);
+            let found = told("referrers", repository.referrers(&subject, None, None, 1 << 20))?;
+            if found.0.iter().all(|found| found.digest != *digest) {
+                return Err(format!("{digest} is not among the referrers in {name}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is listed is listed whole, and nothing is that should not be.
+    fn look_at_listings(&self, store: &Store, disk: &SimDisk) -> Verdict {
+        let Scenario { before, after, artifacts, .. } = self.scenario;
+        for (workspace, name, digest) in before.listed.union(&after.listed) {
+            let repository = store.repository(workspace, name);
+            match repository.manifest(&Reference::Digest(*digest)) {
+                Ok(_) => {
+                    let is_needed =
+                        after.all_links(artifacts).iter().any(|(place, of, _, link)| {
+                            place == workspace && of == name && link == digest
+                        });
+                    if self.acknowledged && !is_needed {
+                        return Err(format!("{digest} is still listed in {name}"));
+                    }
+                    // As a child it may be there without what it reaches.
+                    let file = layout::members(workspace, name, MemberKind::Manifest)
+                        .join(layout::digest_file(digest));
+                    if disk.files().contains_key(file.as_str()) {
+                        let listed = (workspace.clone(), name.clone(), *digest);
+                        let whole = Truth { listed: [listed].into(), ..Truth::default() };
+                        self.read_all(store, &whole)?;
+                    }
+                }
+                Err(Error::NotFound { .. } | Error::Corrupt { .. }) => {}
+                Err(error) => return Err(format!("{digest} in {name}: {error}")),
+            }
+        }
+        let (seen, known) = (disk.files(), [before.files(artifacts), after.files(artifacts)]);
+        for (path, file) in seen.iter().filter(|(path, _)| is_link(path)) {
+            let digest = known.iter().find_map(|known| known.get(path));
+            let digest = digest.ok_or_else(|| format!("{path} is nobody's"))?;
+            if self.acknowledged && !known[1].contains_key(path) {
+                return Err(format!("{path} is still there"));
+            }
+            let is_good = Digest::compute(digest.algorithm(), &file.bytes) == *digest;
+            if !self.heals && !(is_good && seen.contains_key(&layout::blob_file(digest))) {
+                return Err(format!("{path} is not what the store has"));
+            }
+        }
+        for ((workspace, name), digest) in names_on(disk) {
+            let repository = store.repository(&workspace, name.repository());
+            match repository.manifest(&Reference::Tag(name.tag().clone())) {
+                Ok(held) if held.digest() == digest => {}
+                Err(Error::Corrupt { .. } | Error::NotFound { .. }) if self.heals => {}
+                Ok(held) => return Err(format!("{name} gives {}", held.digest())),
+                Err(error) => return Err(format!("{name} gives nothing: {error}")),
             }
         }
         Ok(())
@@ -221,6 +308,19 @@ impl Case<'_> {
                 expected.insert(name);
             }
         }
+        let listed = self.scenario.after.files(&self.scenario.artifacts);
+        for (path, digest) in &listed {
+            match seen.get(path) {
+                Some(file) if Digest::compute(digest.algorithm(), &file.bytes) == *digest => {}
+                _ if self.heals => {}
+                Some(_) => return Err(format!("{path} has other bytes than were brought")),
+                None => return Err(format!("{path} is missing")),
+            }
+            expected.insert(layout::blob_file(digest));
+        }
+        if let Some(path) = seen.keys().find(|path| is_link(path) && !listed.contains_key(*path)) {
+            return Err(format!("{path} is left over"));
+        }
         let names = names_on(disk);
         if names != self.scenario.after.names {
             return Err(format!("the names are {names:?}"));
@@ -276,11 +376,19 @@ impl Case<'_> {
     }
 }
 
+/// Whether a file stands for something that a repository lists.
+fn is_link(path: &str) -> bool {
+    let inside = [layout::MEMBERS, layout::REFERRERS].map(|part| format!("/{part}/"));
+    path.starts_with("names/")
+        && inside.iter().any(|part| path.contains(part))
+        && path.rsplit('/').next().is_some_and(|name| layout::digest_of_file(name).is_some())
+}
+
 /// The names on the disk, read past the store.
 fn names_on(disk: &SimDisk) -> BTreeMap<(Workspace, Name), Digest> {
     let mut names = BTreeMap::new();
     for (path, seen) in disk.files() {
-        let Some(rest) = path.strip_prefix("names/") else { continue };
+        let Some(rest) = path.strip_prefix("names/").filter(|_| !is_link(&path)) else { continue };
         let parsed = rest.split_once('/').and_then(|(workspace, rest)| {
             let (repository, tag) = rest.split_once("/_tags/")?;
             let name = format!("{repository}:{tag}").parse::<Name>().ok()?;

@@ -1,14 +1,14 @@
 //! A store prepared for a scenario, and what must be true of it before and after.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use cas::digest::Digest;
 use cas::disk::Disk;
 use cas::disk::sim::SimDisk;
-use cas::layout;
-use cas::workspace::{Name, Workspace};
-use cas::{Error, Store};
+use cas::layout::{self, MemberKind};
+use cas::workspace::{Name, RepositoryName, Workspace};
+use cas::{Error, Repository, Store};
 
 use super::fixture::{self, Artifact};
 use super::open;
@@ -29,6 +29,39 @@ pub(crate) enum State {
 pub(crate) struct Truth {
     pub(crate) held: BTreeMap<Key, State>,
     pub(crate) names: BTreeMap<(Workspace, Name), Digest>,
+    /// Which artifacts a repository lists.
+    pub(crate) listed: BTreeSet<(Workspace, RepositoryName, Digest)>,
+    /// What it lists besides what those need.
+    pub(crate) links: BTreeSet<Link>,
+}
+
+/// Whose repository, which, and what it lists as what.
+pub(crate) type Link = (Workspace, RepositoryName, MemberKind, Digest);
+
+impl Truth {
+    /// Everything that repositories list.
+    pub(crate) fn all_links(&self, artifacts: &BTreeMap<Digest, Artifact>) -> BTreeSet<Link> {
+        let listed = self.listed.iter().flat_map(|(workspace, name, artifact)| {
+            let parts = artifacts[artifact].listing();
+            parts.map(|(kind, digest)| (workspace.clone(), name.clone(), kind, digest))
+        });
+        self.links.iter().cloned().chain(listed).collect()
+    }
+
+    /// The files that stand for it, and whose bytes they hold.
+    pub(crate) fn files(&self, artifacts: &BTreeMap<Digest, Artifact>) -> BTreeMap<String, Digest> {
+        let links = self.all_links(artifacts);
+        let members = links.iter().map(|(workspace, name, kind, digest)| {
+            let folder = layout::members(workspace, name, *kind);
+            (folder.join(layout::digest_file(digest)).to_string(), *digest)
+        });
+        let referrers = self.listed.iter().filter_map(|(workspace, name, digest)| {
+            let subject = layout::digest_file(&artifacts[digest].subject?);
+            let folder = layout::referrers(workspace, name).join(subject);
+            Some((folder.join(layout::digest_file(digest)).to_string(), *digest))
+        });
+        members.chain(referrers).collect()
+    }
 }
 
 type Act = Rc<dyn Fn(&Store) -> Result<(), Error>>;
@@ -95,6 +128,45 @@ impl World {
         settle(&self.disk);
         forget(&mut self.truth, of, artifact);
         self
+    }
+
+    /// Does something with a repository beforehand that becomes truth.
+    pub(crate) fn with(
+        mut self,
+        repository: &str,
+        act: impl Fn(&Repository) -> Result<(), Error>,
+        becomes: impl Fn(&mut Truth, &RepositoryName),
+    ) -> World {
+        let store = open(&self.disk).unwrap();
+        let name = repository.parse().unwrap();
+        act(&store.repository(&default_workspace(), &name)).unwrap();
+        drop(store);
+        settle(&self.disk);
+        becomes(&mut self.truth, &name);
+        self
+    }
+
+    /// Took the blobs of an artifact into a repository.
+    pub(crate) fn took(self, repository: &str, artifact: &Artifact) -> World {
+        self.with(
+            repository,
+            |repository| artifact.take(repository),
+            |truth, name| note_taken(truth, name, artifact),
+        )
+    }
+
+    /// An artifact whose blobs were taken and whose manifest was pushed.
+    pub(crate) fn pushed(self, repository: &str, artifact: &Artifact, tags: &[&str]) -> World {
+        let mut world = self.with(
+            repository,
+            |repository| {
+                artifact.take(repository)?;
+                artifact.push(repository, tags).map(drop)
+            },
+            |truth, name| note_pushed(truth, name, artifact, tags),
+        );
+        world.artifacts.insert(artifact.digest(), artifact.clone());
+        world
     }
 
     /// Flips a byte of the store's copy, and so of every layout that shares it.
@@ -173,11 +245,51 @@ impl Scenario {
 pub(crate) fn note(truth: &mut Truth, of: &Workspace, artifact: &Artifact, texts: &[&str]) {
     truth.held.entry((of.clone(), artifact.digest())).or_insert(State::Whole);
     for name in names(texts) {
+        truth.listed.insert((of.clone(), name.repository().clone(), artifact.digest()));
         truth.names.insert((of.clone(), name), artifact.digest());
     }
 }
 
+/// The blobs of an artifact are listed in a repository.
+pub(crate) fn note_taken(truth: &mut Truth, name: &RepositoryName, artifact: &Artifact) {
+    for (kind, digest) in artifact.listing().filter(|(kind, _)| *kind == MemberKind::Blob) {
+        truth.links.insert((default_workspace(), name.clone(), kind, digest));
+    }
+}
+
+/// An artifact is listed in a repository, and these tags lead to it.
+pub(crate) fn note_pushed(
+    truth: &mut Truth,
+    name: &RepositoryName,
+    artifact: &Artifact,
+    tags: &[&str],
+) {
+    let texts: Vec<String> = tags.iter().map(|tag| format!("{name}:{tag}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    note(truth, &default_workspace(), artifact, &texts);
+    truth.listed.insert((default_workspace(), name.clone(), artifact.digest()));
+    note_taken(truth, name, artifact);
+}
+
+/// A manifest is no longer listed; its blobs are, and the manifests below it.
+pub(crate) fn note_deleted(truth: &mut Truth, name: &RepositoryName, artifact: &Artifact) {
+    let (of, digest) = (default_workspace(), artifact.digest());
+    truth.listed.remove(&(of.clone(), name.clone(), digest));
+    truth
+        .names
+        .retain(|(place, led), to| *place != of || led.repository() != name || *to != digest);
+    let parts = artifact.listing().filter(|(_, part)| *part != digest);
+    truth.links.extend(parts.map(|(kind, part)| (of.clone(), name.clone(), kind, part)));
+}
+
 pub(crate) fn forget(truth: &mut Truth, of: &Workspace, artifact: &Artifact) {
+    // What it alone needed of where it was listed goes with it.
+    let listed = truth.listed.clone();
+    truth.links.retain(|(place, name, _, digest)| {
+        let is_listed = listed.contains(&(place.clone(), name.clone(), artifact.digest()));
+        place != of || !is_listed || artifact.listing().all(|(_, part)| part != *digest)
+    });
+    truth.listed.retain(|(place, _, digest)| place != of || *digest != artifact.digest());
     truth.held.remove(&(of.clone(), artifact.digest()));
     truth.names.retain(|(place, _), digest| place != of || *digest != artifact.digest());
 }

@@ -136,7 +136,8 @@ fn look(seen: &Snapshot) -> Result<There, String> {
             let key = (0..N_KEYS).find(|key| place(*key) == *path);
             there.held[key.ok_or_else(|| format!("{path} is nobody's"))?] = true;
         }
-        if path.starts_with("names/") && entry.kind == Kind::File {
+        let is_tag = path.contains("/_tags/");
+        if path.starts_with("names/") && entry.kind == Kind::File && is_tag {
             let text = String::from_utf8_lossy(&entry.bytes);
             let led = text.lines().next().unwrap_or_default();
             let key = (0..N_KEYS)
@@ -150,8 +151,18 @@ fn look(seen: &Snapshot) -> Result<There, String> {
         }
     }
     for (tag, key) in there.names.iter().enumerate() {
-        if let Some(key) = key.filter(|key| !there.held[*key]) {
-            return Err(format!("{} leads to {key}, which is not there", names()[tag]));
+        let Some(key) = *key else { continue };
+        let (name, held) = (&names()[tag], &keys()[key]);
+        if !there.held[key] {
+            return Err(format!("{name} leads to {key}, which is not there"));
+        }
+        // What a name leads to is listed beside it, with all that it reaches.
+        for (kind, digest) in held.artifact.listing() {
+            let folder = layout::members(&held.workspace, name.repository(), kind);
+            let file = folder.join(layout::digest_file(&digest)).to_string();
+            if !seen.contains_key(&file) {
+                return Err(format!("{name} leads to {key}, and {file} is not there"));
+            }
         }
     }
     Ok(there)
@@ -220,6 +231,20 @@ fn tidy(
             }
             *holders.entry(name.clone()).or_insert(1) += 1;
             expected.extend([file, name]);
+        }
+    }
+    // Repositories hold what they list, and list nothing that no artifact needs.
+    for (path, entry) in seen.iter().filter(|(path, _)| path.contains("/_members/")) {
+        let file = path.rsplit('/').next().unwrap_or_default();
+        let Some(digest) = layout::digest_of_file(file) else { continue };
+        let name = layout::blob_file(&digest);
+        if seen.get(&name).is_some_and(|blob| blob.inode == entry.inode) {
+            let Some(n) = holders.get_mut(&name) else {
+                return Err(format!("{path} is listed and nobody needs it"));
+            };
+            *n += 1;
+        } else if !(name == rotten && plan.rots) {
+            return Err(format!("{path} is another file than {name}"));
         }
     }
     for (name, n_links) in holders {

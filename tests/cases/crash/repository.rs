@@ -1,0 +1,537 @@
+//! Repositories on the simulated disk and in a real folder: what is listed, what is refused, what
+//! may be deleted, and what rot does. Each acceptance has its refusal beside it.
+
+use std::io::Read as _;
+use std::sync::Arc;
+
+use cas::digest::{Algorithm, Digest};
+use cas::disk::sim::SimDisk;
+use cas::disk::{Disk, RealDisk};
+use cas::layout::{self, MemberKind};
+use cas::oci::{Descriptor, Refusal, media_type};
+use cas::workspace::{Reference, Tag};
+use cas::{Error, Options, Repository, Source, Store};
+
+use super::fixture::{self, Artifact};
+use super::world::{default_workspace, other_workspace};
+
+/// A store on each kind of disk, with an index and without one.
+fn on_each_disk(test: impl Fn(&Store)) {
+    let folder = tests::scratch();
+    let real: Arc<dyn Disk> = Arc::new(RealDisk::open(folder.path()).unwrap());
+    let index = Some(folder.path().join("index"));
+    for (disk, index) in [(real, index), (Arc::new(SimDisk::new()) as Arc<dyn Disk>, None)] {
+        let options = Options { index, ..Options::default() };
+        test(&Store::open(disk, options).unwrap());
+    }
+}
+
+fn repository(store: &Store, name: &str) -> Repository {
+    store.repository(&default_workspace(), &name.parse().unwrap())
+}
+
+fn take(repository: &Repository, bytes: &[u8]) -> Digest {
+    let digest = Digest::of(bytes);
+    let mut source = bytes;
+    let size = Some(bytes.len() as u64);
+    let taken = repository.take(&digest, size, Source::Stream(&mut source)).unwrap();
+    assert_eq!((taken.digest, taken.size), (digest, bytes.len() as u64));
+    digest
+}
+
+fn blob(repository: &Repository, digest: &Digest) -> Result<Vec<u8>, Error> {
+    repository.blob(digest)?.bytes()
+}
+
+fn by_tag(repository: &Repository, tag: &str) -> Result<Digest, Error> {
+    let tag: Tag = tag.parse().unwrap();
+    Ok(repository.manifest(&Reference::Tag(tag))?.digest())
+}
+
+fn by_digest(repository: &Repository, digest: &Digest) -> Result<Vec<u8>, Error> {
+    repository.manifest(&Reference::Digest(*digest))?.bytes()
+}
+
+#[track_caller]
+fn is_gone<T>(result: Result<T, Error>) {
+    match result {
+        Err(Error::NotFound { .. }) => {}
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it is there"),
+    }
+}
+
+#[track_caller]
+fn incomplete(result: Result<cas::Push, Error>) -> Vec<Digest> {
+    match result {
+        Err(Error::Incomplete { missing }) => missing,
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it was taken"),
+    }
+}
+
+fn tags(repository: &Repository, after: Option<&str>, limit: usize) -> (Vec<String>, bool) {
+    let (tags, is_more) = repository.tags(after, limit).unwrap();
+    (tags.iter().map(Tag::to_string).collect(), is_more)
+}
+
+#[test]
+fn a_blob_is_seen_where_it_was_taken_and_nowhere_else() {
+    on_each_disk(|store| {
+        let (here, there) = (repository(store, "a/here"), repository(store, "there"));
+        assert!(!here.is_known().unwrap());
+        for size in [0, 1, 700, 300_000, 5 << 20] {
+            let bytes = fixture::bytes(size as u64, size);
+            let digest = take(&here, &bytes);
+
+            assert_eq!(take(&here, &bytes), digest, "again");
+            let held = here.blob(&digest).unwrap();
+            assert_eq!((held.digest(), held.size()), (digest, size as u64));
+            assert_eq!(held.media_type(), media_type::OCTETS);
+            let mut read = Vec::new();
+            held.stream().unwrap().read_to_end(&mut read).unwrap();
+            assert_eq!(read, bytes);
+            let checked = here.blob(&digest).unwrap().checked().unwrap();
+            assert_eq!(checked.size(), size as u64);
+            is_gone(here.blob(&Digest::of(b"never brought")));
+            is_gone(there.blob(&digest));
+            is_gone(store.repository(&other_workspace(), here.name()).blob(&digest));
+            is_gone(by_digest(&here, &digest));
+        }
+        assert!(here.is_known().unwrap() && !there.is_known().unwrap());
+    });
+}
+
+#[test]
+fn what_is_not_what_was_claimed_leaves_nothing() {
+    on_each_disk(|store| {
+        let here = repository(store, "here");
+        let good = Digest::of(b"good");
+        let sha512 = Digest::compute(Algorithm::Sha512, b"good");
+        let cases: [(Digest, Option<u64>, &[u8]); 5] = [
+            (good, Some(4), b"evil"),
+            (good, None, b"evil"),
+            (good, Some(4), b"goo"),
+            (good, Some(4), b"good and more"),
+            (sha512, Some(4), b"evil"),
+        ];
+        for (claimed, size, mut bytes) in cases {
+            let refused = here.take(&claimed, size, Source::Stream(&mut bytes));
+            let wrong = |refusal: &Refusal| {
+                matches!(refusal, Refusal::Mismatch { .. } | Refusal::WrongSize { .. })
+            };
+            assert!(matches!(&refused, Err(Error::Refused(why)) if wrong(why)), "{refused:?}");
+            is_gone(here.blob(&claimed));
+        }
+        for (digest, size) in [(good, Some(4)), (sha512, None)] {
+            here.take(&digest, size, Source::Stream(&mut &b"good"[..])).unwrap();
+            assert_eq!(blob(&here, &digest).unwrap(), b"good");
+        }
+    });
+}
+
+#[test]
+fn an_upload_in_parts_is_a_blob_once_its_digest_agrees() {
+    on_each_disk(|store| {
+        let here = repository(store, "here");
+        let bytes = fixture::bytes(3, 400_000);
+        let (first, last) = bytes.split_at(150_000);
+        for algorithm in Algorithm::ALL {
+            // Begun without a word on the algorithm.
+            let mut upload = here.begin_upload(Algorithm::Sha256).unwrap();
+            let digest = Digest::compute(algorithm, &bytes);
+            assert_eq!(upload.append(Source::Stream(&mut &first[..])).unwrap(), 150_000);
+            assert_eq!(upload.append(Source::Stream(&mut &b""[..])).unwrap(), 150_000);
+            assert_eq!(upload.append(Source::Stream(&mut &last[..])).unwrap(), 400_000);
+            is_gone(here.blob(&digest));
+            upload.commit(&digest).unwrap();
+            assert_eq!(blob(&here, &digest).unwrap(), bytes);
+        }
+        // Who breaks off goes on where it stopped.
+        let mut upload = here.begin_upload(Algorithm::Sha256).unwrap();
+        let mut broken = first[..1000].chain(Broken);
+        let broken = upload.append(Source::Stream(&mut broken));
+        assert!(matches!(broken, Err(Error::SourceRead { .. })), "{broken:?}");
+        assert_eq!(upload.offset(), 1000);
+        upload.append(Source::Stream(&mut &first[1000..])).unwrap();
+        let refused = upload.commit(&Digest::of(&bytes));
+        assert!(matches!(refused, Err(Error::Refused(Refusal::Mismatch { .. }))), "{refused:?}");
+        is_gone(here.blob(&Digest::of(first)));
+    });
+}
+
+struct Broken;
+
+impl std::io::Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::ConnectionReset.into())
+    }
+}
+
+#[test]
+fn a_mount_lists_what_the_workspace_has_and_nothing_of_others() {
+    on_each_disk(|store| {
+        let (from, to) = (repository(store, "from"), repository(store, "to"));
+        let digest = take(&from, b"to be mounted");
+        let elsewhere = store.repository(&other_workspace(), to.name());
+        fixture::lone().put(store, &default_workspace(), &["x:1".parse().unwrap()]).unwrap();
+        let sealed = fixture::lone().members[0].0.digest;
+
+        let unknown = "unknown".parse().unwrap();
+        assert_eq!(to.mount(&digest, Some(&unknown)).unwrap(), None);
+        assert_eq!(to.mount(&Digest::of(b"nowhere"), None).unwrap(), None);
+        assert_eq!(elsewhere.mount(&digest, Some(from.name())).unwrap(), None);
+        assert_eq!(elsewhere.mount(&digest, None).unwrap(), None);
+        is_gone(to.blob(&digest));
+
+        assert_eq!(to.mount(&digest, Some(from.name())).unwrap(), Some(13));
+        assert!(to.mount(&sealed, None).unwrap().is_some());
+        from.delete_blob(&digest).unwrap();
+        is_gone(from.blob(&digest));
+        assert_eq!(blob(&to, &digest).unwrap(), b"to be mounted");
+        let third = repository(store, "third");
+        assert_eq!(third.mount(&digest, None).unwrap(), Some(13));
+        store.gc(false, &mut || {}).unwrap();
+        assert_eq!(blob(&third, &digest).unwrap(), b"to be mounted");
+    });
+}
+
+#[test]
+fn a_push_needs_all_that_it_reaches_and_tells_all_that_is_missing() {
+    on_each_disk(|store| {
+        let here = repository(store, "here");
+        let (tree, [one, two]) = (fixture::tree(), fixture::branches());
+        let sorted = |mut digests: Vec<Digest>| {
+            digests.sort();
+            digests
+        };
+        let prepare =
+            |artifact: &Artifact| here.prepare(&artifact.root, artifact.manifest().to_vec());
+        assert_eq!(incomplete(prepare(&tree)), sorted(vec![one.digest(), two.digest()]));
+        let all: Vec<Digest> =
+            one.listing().filter(|m| m.0 == MemberKind::Blob).map(|m| m.1).collect();
+        assert_eq!(incomplete(prepare(&one)), sorted(all.clone()));
+        // Another workspace's are not here.
+        let other = store.repository(&other_workspace(), here.name());
+        one.take(&other).unwrap();
+        assert_eq!(incomplete(prepare(&one)), sorted(all));
+
+        one.take(&here).unwrap();
+        assert_eq!(prepare(&one).unwrap().n_unproved(), 0, "this process wrote all of it");
+        let pushed = one.push(&here, &["one"]).unwrap();
+        assert_eq!((pushed.sealed.digest(), pushed.subject), (one.digest(), None));
+        assert!(!pushed.receipt.existed);
+        // What the missing manifest reaches nobody can tell.
+        assert_eq!(incomplete(prepare(&tree)), vec![two.digest()]);
+        two.take(&here).unwrap();
+        two.push(&here, &[]).unwrap();
+        tree.push(&here, &["1", "latest"]).unwrap();
+
+        for (artifact, tag) in [(&one, "one"), (&tree, "1"), (&tree, "latest")] {
+            assert_eq!(by_tag(&here, tag).unwrap(), artifact.digest());
+            assert_eq!(by_digest(&here, &artifact.digest()).unwrap(), artifact.manifest());
+            let held = here.manifest(&Reference::Digest(artifact.digest())).unwrap();
+            assert_eq!(held.media_type(), artifact.root.media_type);
+            store.sealed(here.workspace(), &artifact.digest()).unwrap().check().unwrap();
+        }
+        is_gone(here.blob(&tree.digest()));
+        is_gone(by_tag(&here, "2"));
+        assert!(tree.push(&here, &["1"]).unwrap().receipt.existed, "the same again");
+        let resolved = store.resolve(here.workspace(), "here:latest").unwrap();
+        assert_eq!(resolved, tree.digest());
+    });
+}
+
+#[test]
+fn a_push_refuses_what_is_no_manifest() {
+    on_each_disk(|store| {
+        let here = repository(store, "here");
+        let lone = fixture::lone();
+        lone.take(&here).unwrap();
+        let bytes = lone.manifest().to_vec();
+        let claim = |media_type: &str, bytes: &[u8]| {
+            Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64)
+        };
+        let text = |replace: &str, by: &str| {
+            String::from_utf8(bytes.clone()).unwrap().replace(replace, by).into_bytes()
+        };
+        let wrong_size = {
+            let size = format!("\"size\":{}", lone.members[1].0.size);
+            text(&size, "\"size\":7")
+        };
+        let untyped = text(&format!("\"mediaType\":\"{}\",", media_type::IMAGE_MANIFEST), "");
+        let cases: [(&str, Descriptor, Vec<u8>); 7] = [
+            (
+                "another digest",
+                Descriptor::new(media_type::IMAGE_MANIFEST, Digest::of(b""), bytes.len() as u64),
+                bytes.clone(),
+            ),
+            ("an index", claim(media_type::IMAGE_INDEX, &bytes), bytes.clone()),
+            ("another type", claim(media_type::DOCKER_MANIFEST, &untyped), untyped.clone()),
+            ("no type of ours", claim("application/json", &bytes), bytes.clone()),
+            ("no JSON", claim(media_type::IMAGE_MANIFEST, b"{"), b"{".to_vec()),
+            (
+                "bytes behind",
+                claim(media_type::IMAGE_MANIFEST, &[&bytes[..], b"{}"].concat()),
+                [&bytes[..], b"{}"].concat(),
+            ),
+            ("a wrong size", claim(media_type::IMAGE_MANIFEST, &wrong_size), wrong_size.clone()),
+        ];
+        for (what, claim, bytes) in cases {
+            let refused = here.prepare(&claim, bytes).map(drop);
+            assert!(matches!(refused, Err(Error::Refused(_))), "{what}: {refused:?}");
+        }
+        let claim = claim(media_type::IMAGE_MANIFEST, &untyped);
+        let pushed = here.prepare(&claim, untyped).unwrap().seal(&[], &|_| false).unwrap();
+        pushed.sealed.check().unwrap();
+    });
+}
+
+#[test]
+fn a_tag_moves_only_where_it_may() {
+    on_each_disk(|store| {
+        let here = repository(store, "here");
+        let (one, two) = (fixture::lone(), fixture::plain());
+        for artifact in [&one, &two] {
+            artifact.take(&here).unwrap();
+        }
+        let push = |artifact: &Artifact, tags: &[&str], may: bool| {
+            let tags: Vec<Tag> = tags.iter().map(|tag| tag.parse().unwrap()).collect();
+            here.prepare(&artifact.root, artifact.manifest().to_vec())?.seal(&tags, &|_| may)
+        };
+        push(&one, &["v1"], false).unwrap();
+        push(&one, &["v1"], false).unwrap();
+        let refused = push(&two, &["new", "v1"], false).map(drop);
+        match refused {
+            Err(Error::TagTaken { name, digest }) => {
+                assert_eq!((name.to_string(), digest), ("here:v1".to_owned(), one.digest()));
+            }
+            other => panic!("{other:?}"),
+        }
+        is_gone(by_tag(&here, "new"));
+        is_gone(by_digest(&here, &two.digest()));
+        push(&two, &["v1"], true).unwrap();
+        assert_eq!(by_tag(&here, "v1").unwrap(), two.digest());
+        assert_eq!(by_digest(&here, &one.digest()).unwrap(), one.manifest(), "listed without tag");
+    });
+}
+
+#[test]
+fn tags_are_listed_by_their_bytes_page_by_page() {
+    on_each_disk(|store| {
+        let here = repository(store, "here");
+        assert_eq!(tags(&here, None, 10), (vec![], false));
+        let all = ["1", "10", "2", "B", "_x", "a", "b"];
+        let names: Vec<_> = all.iter().map(|tag| format!("here:{tag}").parse().unwrap()).collect();
+        fixture::lone().put(store, here.workspace(), &names).unwrap();
+        let cases: [(Option<&str>, usize, &[&str], bool); 7] = [
+            (None, 100, &all, false),
+            (None, 7, &all, false),
+            (None, 3, &["1", "10", "2"], true),
+            (Some("2"), 3, &["B", "_x", "a"], true),
+            (Some("3"), 9, &["B", "_x", "a", "b"], false),
+            (Some("b"), 1, &[], false),
+            (None, 0, &[], true),
+        ];
+        for (after, limit, expected, is_more) in cases {
+            let (found, more) = tags(&here, after, limit);
+            assert_eq!(
+                (found.iter().map(String::as_str).collect::<Vec<_>>(), more),
+                (expected.to_vec(), is_more),
+                "{after:?} {limit}"
+            );
+        }
+    });
+}
+
+#[test]
+fn what_is_put_under_a_name_is_listed_there() {
+    on_each_disk(|store| {
+        let (here, beside) = (repository(store, "here"), repository(store, "here/beside"));
+        let (tree, [one, _]) = (fixture::tree(), fixture::branches());
+        tree.put(store, here.workspace(), &["here:1".parse().unwrap()]).unwrap();
+        assert_eq!(by_tag(&here, "1").unwrap(), tree.digest());
+        assert_eq!(by_digest(&here, &one.digest()).unwrap(), one.manifest(), "a child");
+        for (claim, bytes) in tree.members.iter().filter(|m| !m.0.is_manifest()) {
+            assert_eq!(&blob(&here, &claim.digest).unwrap(), bytes);
+            is_gone(beside.blob(&claim.digest));
+        }
+        is_gone(by_tag(&beside, "1"));
+        let refused = here.delete_manifest(&one.digest());
+        assert!(matches!(refused, Err(Error::Needed { by, .. }) if by == tree.digest()));
+
+        fixture::lone().put(store, here.workspace(), &[]).unwrap();
+        is_gone(by_digest(&here, &fixture::lone().digest()));
+
+        store.retire(here.workspace(), &tree.digest()).unwrap();
+        is_gone(by_tag(&here, "1"));
+        is_gone(by_digest(&here, &one.digest()));
+        is_gone(here.blob(&fixture::shared_layer()));
+        assert!(!here.is_known().unwrap());
+        store.retire(here.workspace(), &fixture::lone().digest()).unwrap();
+        store.gc(false, &mut || {}).unwrap();
+        assert_eq!(store.gc(true, &mut || {}).unwrap().n_blobs, 0);
+    });
+}
+
+#[test]
+fn retiring_takes_away_only_what_nothing_else_needs() {
+    on_each_disk(|store| {
+        let here = repository(store, "here");
+        let [one, two] = fixture::branches();
+        for artifact in [&one, &two] {
+            artifact.take(&here).unwrap();
+            artifact.push(&here, &["1"]).unwrap();
+        }
+        let own = |artifact: &Artifact| artifact.members[0].0.digest;
+        store.retire(here.workspace(), &one.digest()).unwrap();
+        is_gone(by_digest(&here, &one.digest()));
+        is_gone(here.blob(&own(&one)));
+        blob(&here, &fixture::shared_layer()).unwrap();
+        blob(&here, &own(&two)).unwrap();
+        assert_eq!(by_tag(&here, "1").unwrap(), two.digest());
+    });
+}
+
+#[test]
+fn what_is_needed_is_not_deleted() {
+    on_each_disk(|store| {
+        let here = repository(store, "here");
+        let (tree, [one, two]) = (fixture::tree(), fixture::branches());
+        for (artifact, tag) in [(&one, "one"), (&two, "two")] {
+            artifact.take(&here).unwrap();
+            artifact.push(&here, &[tag]).unwrap();
+        }
+        tree.push(&here, &["1", "latest"]).unwrap();
+        let config = one.members[0].0.digest;
+        let needed = |result: Result<(), Error>, by: &[&Artifact]| match result {
+            Err(Error::Needed { by: needs, .. }) => {
+                assert!(by.iter().any(|artifact| artifact.digest() == needs));
+            }
+            other => panic!("{other:?}"),
+        };
+        needed(here.delete_blob(&config), &[&one, &tree]);
+        needed(here.delete_manifest(&one.digest()), &[&tree]);
+        assert_eq!(by_tag(&here, "one").unwrap(), one.digest(), "nothing was half deleted");
+
+        here.delete_tag(&"latest".parse().unwrap()).unwrap();
+        is_gone(here.delete_tag(&"latest".parse().unwrap()));
+        assert_eq!(tags(&here, None, 9).0, ["1", "one", "two"]);
+        here.delete_manifest(&tree.digest()).unwrap();
+        is_gone(here.delete_manifest(&tree.digest()));
+        is_gone(by_tag(&here, "1"));
+        assert_eq!(tags(&here, None, 9).0, ["one", "two"]);
+        here.delete_manifest(&one.digest()).unwrap();
+        here.delete_blob(&config).unwrap();
+        is_gone(here.delete_blob(&config));
+        needed(here.delete_blob(&fixture::shared_layer()), &[&two]);
+        here.delete_manifest(&two.digest()).unwrap();
+        here.delete_blob(&fixture::shared_layer()).unwrap();
+        assert_eq!(tags(&here, None, 9), (vec![], false));
+        assert!(here.is_known().unwrap());
+        // Deleting ends names; the artifacts are the keeper's to retire.
+        store.sealed(here.workspace(), &tree.digest()).unwrap().check().unwrap();
+    });
+}
+
+#[test]
+fn referrers_are_listed_whether_or_not_their_subject_is_there() {
+    on_each_disk(|store| {
+        let here = repository(store, "here");
+        let lone = fixture::lone();
+        let referrer = fixture::referrer(&lone);
+        let list = |filter: Option<&str>| here.referrers(&lone.digest(), filter, None, 1).unwrap();
+        assert_eq!(list(None), (vec![], None));
+        referrer.take(&here).unwrap();
+        let pushed = referrer.push(&here, &[]).unwrap();
+        assert_eq!(pushed.subject, Some(lone.digest()));
+
+        let (found, next) = list(None);
+        let [found] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((found.digest, found.size), (referrer.digest(), referrer.root.size));
+        assert_eq!(found.artifact_type.as_deref(), Some("application/vnd.example.signature"));
+        assert_eq!(found.annotations.get("by").map(String::as_str), Some("us"));
+        assert_eq!(next, None);
+        assert_eq!(list(Some("application/vnd.example.signature")).0.len(), 1);
+        assert_eq!(list(Some("application/vnd.example.other")).0, vec![]);
+        let elsewhere = repository(store, "elsewhere");
+        assert_eq!(elsewhere.referrers(&lone.digest(), None, None, 1).unwrap().0, vec![]);
+
+        // A subject is no child: it may come and go.
+        lone.take(&here).unwrap();
+        lone.push(&here, &[]).unwrap();
+        here.delete_manifest(&lone.digest()).unwrap();
+        assert_eq!(list(None).0.len(), 1);
+
+        // Another one, put under a name: one does not fit beside the other.
+        let file = referrer_of(&lone, "second");
+        file.take(&here).unwrap();
+        file.push(&here, &["second"]).unwrap();
+        let (first, next) = list(None);
+        assert_eq!((first.len(), next), (1, Some(first[0].digest)));
+        let rest = here.referrers(&lone.digest(), None, next.as_ref(), 1).unwrap();
+        assert_eq!((rest.0.len(), rest.1), (1, None));
+        assert_eq!(here.referrers(&lone.digest(), None, None, 1 << 20).unwrap().0.len(), 2);
+        here.delete_manifest(&referrer.digest()).unwrap();
+        assert_eq!(list(None).0[0].digest, file.digest());
+        store.retire(here.workspace(), &file.digest()).unwrap();
+        assert_eq!(list(None).0, vec![]);
+    });
+}
+
+/// Another referrer, told apart by an annotation.
+fn referrer_of(subject: &Artifact, who: &str) -> Artifact {
+    let mut artifact = fixture::referrer(subject);
+    let (claim, bytes) = artifact.members.pop().unwrap();
+    let bytes = String::from_utf8(bytes).unwrap().replace("\"us\"", &format!("\"{who}\""));
+    let bytes = bytes.into_bytes();
+    let root = Descriptor::new(claim.media_type, Digest::of(&bytes), bytes.len() as u64);
+    artifact.members.push((root.clone(), bytes));
+    artifact.root = root;
+    artifact
+}
+
+#[test]
+fn what_rots_is_told_once_and_good_bytes_heal_it() {
+    let disk = SimDisk::new();
+    let store = super::open(&disk).unwrap();
+    let here = repository(&store, "here");
+    let lone = fixture::lone();
+    lone.take(&here).unwrap();
+    lone.push(&here, &["1"]).unwrap();
+    let (layer, bytes) = &lone.members[1];
+    let rot = |digest: &Digest| disk.corrupt(&layout::Pool::Shared.blob(digest), 10).unwrap();
+
+    rot(&layer.digest);
+    let mut read = Vec::new();
+    let cut = here.blob(&layer.digest).unwrap().stream().unwrap().read_to_end(&mut read);
+    assert_eq!(cut.unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    assert!(read.len() < bytes.len());
+    is_gone(here.blob(&layer.digest));
+    let prepare = || here.prepare(&lone.root, lone.manifest().to_vec());
+    assert_eq!(incomplete(prepare()), vec![layer.digest]);
+    lone.take(&here).unwrap();
+    assert_eq!(blob(&here, &layer.digest).unwrap(), *bytes);
+    let pushed = lone.push(&here, &["1"]).unwrap();
+    pushed.sealed.check().unwrap();
+
+    // A manifest, by its tag: once damage, then absent, then good again.
+    rot(&lone.digest());
+    assert!(matches!(by_tag(&here, "1"), Err(Error::Corrupt { .. })));
+    is_gone(by_tag(&here, "1"));
+    lone.push(&here, &["1"]).unwrap().sealed.check().unwrap();
+    assert_eq!(by_tag(&here, "1").unwrap(), lone.digest());
+
+    // Another life of the daemon believes nothing, and finds what rotted meanwhile.
+    drop((pushed, here, store));
+    let store = super::open(&disk).unwrap();
+    let here = repository(&store, "here");
+    let push = here.prepare(&lone.root, lone.manifest().to_vec()).unwrap();
+    assert_eq!(push.n_unproved(), lone.members[0].0.size + layer.size);
+    rot(&layer.digest);
+    match push.seal(&[], &|_| true).map(drop) {
+        Err(Error::Incomplete { missing }) => assert_eq!(missing, vec![layer.digest]),
+        other => panic!("{other:?}"),
+    }
+    is_gone(here.blob(&layer.digest));
+}
