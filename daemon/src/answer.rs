@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use serde::Serialize;
 use tokio::sync::mpsc::Receiver;
@@ -21,7 +21,7 @@ use crate::status;
 /// What an op answers.
 pub struct Answer {
     status: StatusCode,
-    content_type: Option<&'static str>,
+    headers: HeaderMap,
     content: Content,
 }
 
@@ -32,9 +32,9 @@ enum Content {
     Descriptor(OwnedFd),
 }
 
-const JSON: &str = "application/json";
-const OCTETS: &str = "application/octet-stream";
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 impl Answer {
     /// What was asked for, as JSON.
@@ -58,40 +58,72 @@ impl Answer {
             tracing::error!(%error, "an answer is no JSON");
             Problem::new(Code::Internal, "the answer could not be written")
         })?;
-        Ok(Answer { status, content_type: Some(JSON), content: Content::Whole(bytes.into()) })
+        Ok(Answer::of(status, Some(JSON), Content::Whole(bytes.into())))
+    }
+
+    fn of(status: StatusCode, content_type: Option<HeaderValue>, content: Content) -> Answer {
+        let mut headers = HeaderMap::new();
+        if let Some(content_type) = content_type {
+            headers.insert(header::CONTENT_TYPE, content_type);
+        }
+        Answer { status, headers, content }
+    }
+
+    /// An answer with a status and no body.
+    pub fn empty(status: StatusCode) -> Answer {
+        Answer::of(status, None, Content::Empty)
+    }
+
+    /// An answer with a status and these bytes, whose type is given by [`Answer::header`].
+    pub fn bytes(status: StatusCode, bytes: impl Into<Bytes>) -> Answer {
+        Answer::of(status, None, Content::Whole(bytes.into()))
+    }
+
+    /// The same with these bytes as its body.
+    #[must_use]
+    pub fn body(mut self, bytes: impl Into<Bytes>) -> Answer {
+        self.content = Content::Whole(bytes.into());
+        self
+    }
+
+    /// The same with another status.
+    #[must_use]
+    pub fn status(mut self, status: StatusCode) -> Answer {
+        self.status = status;
+        self
+    }
+
+    /// The same with a field in its header, in place of one of that name.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Answer {
+        self.headers.insert(name, value);
+        self
     }
 
     /// Plain text.
     pub fn text(text: String) -> Answer {
-        let content = Content::Whole(text.into());
-        Answer { status: status::DONE, content_type: Some(TEXT), content }
+        Answer::of(status::DONE, Some(TEXT), Content::Whole(text.into()))
     }
 
     /// Done, and there is nothing to say.
     pub fn nothing() -> Answer {
-        Answer { status: status::NOTHING, content_type: None, content: Content::Empty }
+        Answer::empty(status::NOTHING)
     }
 
     /// Bytes on their way; an error among them breaks the connection off.
     pub fn stream(pieces: Receiver<io::Result<Bytes>>, size: u64) -> Answer {
-        let content = Content::Stream { pieces, size };
-        Answer { status: status::DONE, content_type: Some(OCTETS), content }
+        Answer::of(status::DONE, Some(OCTETS), Content::Stream { pieces, size })
     }
 
     /// A descriptor in place of a body.
     pub fn descriptor(descriptor: OwnedFd) -> Answer {
-        let content = Content::Descriptor(descriptor);
-        Answer { status: status::DONE, content_type: None, content }
+        Answer::of(status::DONE, None, Content::Descriptor(descriptor))
     }
 
     /// An error.
     pub fn problem(problem: Problem) -> Answer {
         let status = status::of(problem.code);
-        Answer::with(status, &ErrorBody { error: problem }).unwrap_or(Answer {
-            status,
-            content_type: None,
-            content: Content::Empty,
-        })
+        Answer::with(status, &ErrorBody { error: problem }).unwrap_or(Answer::empty(status))
     }
 
     /// The answer as hyper takes it. The record goes with it and ends with its last byte.
@@ -120,12 +152,10 @@ impl Answer {
         };
         let mut response = Response::new(AnswerBody { rest, record });
         *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        if let Some(content_type) = self.content_type {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        }
+        *response.headers_mut() = self.headers;
         if n_descriptors > 0 {
-            headers.insert(HeaderName::from_static(DESCRIPTORS), HeaderValue::from(n_descriptors));
+            let name = HeaderName::from_static(DESCRIPTORS);
+            response.headers_mut().insert(name, HeaderValue::from(n_descriptors));
         }
         response
     }

@@ -11,13 +11,16 @@ use cas::workspace::Workspace;
 use nix::unistd::{Gid, Uid};
 use tokio::sync::Semaphore;
 
+use crate::body_room::BodyRoom;
 use crate::bridge::Bridge;
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::drafts::Drafts;
 use crate::metrics::Metrics;
+use crate::ops::v2::Upload;
 use crate::peer::{Peer, overflow_uid};
 use crate::policy::Policy;
+use crate::v2::sessions::Sessions;
 
 /// The daemon, all but its socket.
 pub struct App {
@@ -33,6 +36,10 @@ pub struct App {
     pub bridge: Bridge,
     /// Open drafts.
     pub drafts: Drafts,
+    /// Open uploads of the front door.
+    pub uploads: Sessions<Upload>,
+    /// Room for bodies that are collected whole.
+    pub body_room: BodyRoom,
     /// What is counted.
     pub metrics: Metrics,
     /// Open connections.
@@ -57,6 +64,8 @@ impl App {
             policy: Policy::new(config.policy.iter().map(toml::Spanned::get_ref))?,
             bridge: Bridge::new(&config),
             drafts: Drafts::new(&config),
+            uploads: Sessions::new(&config),
+            body_room: BodyRoom::new(&config),
             metrics: Metrics::new(),
             connections: Arc::new(Connections::new(&config)),
             gc: Semaphore::new(1),

@@ -1,5 +1,6 @@
 //! What was typed on the command line of `bonded`, and nothing of what it means.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
@@ -14,6 +15,12 @@ pub struct Args {
     /// The Unix socket to listen on
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// A loopback address to serve the distribution API on as well, as 127.0.0.1:5000
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Whoever connects to that address may do what the policy gives to anonymous peers
+    #[arg(long)]
+    pub allow_anonymous: bool,
     /// The configuration file; without one, the defaults hold
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

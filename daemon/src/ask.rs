@@ -22,9 +22,20 @@ use crate::record::Record;
 use crate::refusal;
 use crate::routes::Captures;
 
+/// By which way a connection came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The Unix socket: all of the API, and the kernel says who it is.
+    Socket,
+    /// The loopback listener: the front door alone, and nobody says who it is.
+    Loopback,
+}
+
 /// A connection, as its requests see it.
 #[derive(Clone)]
 pub struct Caller {
+    /// By which way it came.
+    pub door: Door,
     /// Who is at the other end.
     pub peer: Arc<Peer>,
     /// The connection's number.

@@ -249,7 +249,11 @@ fn join(first: Bytes, more: BytesMut) -> Bytes {
     whole.freeze()
 }
 
-async fn drain(body: &mut Incoming) {
+/// Reads on for a moment in a body that nobody wants, so that its sender gets to read the answer.
+pub async fn drain(body: &mut Incoming) {
+    if body.is_end_stream() {
+        return;
+    }
     let mut left = DRAINED;
     let until = Instant::now() + DRAINED_FOR;
     while let Ok(Some(Ok(bytes))) = timeout_at(until, next(body)).await {
@@ -258,6 +262,25 @@ async fn drain(body: &mut Incoming) {
             return;
         }
     }
+}
+
+/// The whole body, of a bounded size. The caller has room for as many bytes.
+///
+/// # Errors
+/// [`Code::ManifestTooLarge`] when there is more, [`Code::WrongSize`], [`Code::Timeout`].
+pub async fn whole(ask: &mut Ask, most: usize) -> Result<Bytes, Problem> {
+    let stall = ask.app.config.timeouts.stall.0;
+    // However it comes, it has this long in all: who drips must not keep the room from others.
+    let longest = stall.saturating_mul(u32::try_from(most as u64 / PROGRESS + 1).unwrap_or(1));
+    let collected = tokio::time::timeout(longest, collect(&mut ask.body, most, stall)).await;
+    let (bytes, is_whole) = collected.map_err(|_| stalled())??;
+    ask.record.came_in(bytes.len() as u64);
+    if is_whole && bytes.len() <= most {
+        return Ok(bytes);
+    }
+    let message = format!("a manifest has at most {most} bytes here");
+    Err(Problem::new(Code::ManifestTooLarge, message)
+        .hint("limits.manifest_size of bonded sets the limit"))
 }
 
 /// The body as JSON of a bounded size.

@@ -4,6 +4,7 @@
 //! hold. `daemon/bonded.toml` shows all keys at their defaults; a test holds the two together.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::args::LogFormat;
-use crate::policy::{Pattern, RuleText};
+use crate::policy::{Pattern, RuleText, TagPattern};
 use crate::units::{Mode, Size, Span};
 
 /// A configuration file with every key at its default and a comment on each.
@@ -25,6 +26,8 @@ pub struct Config {
     pub store: StoreSection,
     /// The socket.
     pub socket: SocketSection,
+    /// The front door beside the socket.
+    pub registry: RegistrySection,
     /// Bounds on what peers may ask.
     pub limits: Limits,
     /// How long things may take.
@@ -65,6 +68,18 @@ pub struct SocketSection {
     pub group: Option<GroupId>,
 }
 
+/// The front door beside the socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegistrySection {
+    /// A loopback address to listen on.
+    pub listen: Option<SocketAddr>,
+    /// Whether whoever connects there may do what the policy gives to anonymous peers.
+    pub allow_anonymous: bool,
+    /// Tags that are made once and not moved.
+    pub create_only_tags: Vec<TagPattern>,
+}
+
 /// Bounds on what peers may ask.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -89,6 +104,12 @@ pub struct Limits {
     pub connections_per_uid: usize,
     /// Open drafts of one uid.
     pub drafts_per_uid: usize,
+    /// Open uploads at the front door.
+    pub uploads: usize,
+    /// Open uploads at the front door of one uid.
+    pub uploads_per_uid: usize,
+    /// Bytes of manifests on their way in that all requests at once may hold in memory.
+    pub bodies_in_memory: Size,
     /// Jobs at once that hash large blobs; 0 is two for each core.
     pub hashing_jobs: usize,
     /// Long bodies at once that come in, at their client's pace.
@@ -117,6 +138,8 @@ pub struct Timeouts {
     pub draft_idle: Span,
     /// A draft whose every connection is gone.
     pub draft_abandoned: Span,
+    /// An upload at the front door that nothing is done with.
+    pub upload_idle: Span,
 }
 
 /// The log.
@@ -197,6 +220,8 @@ impl Config {
             ("limits.connections", limits.connections),
             ("limits.connections_per_uid", limits.connections_per_uid),
             ("limits.drafts_per_uid", limits.drafts_per_uid),
+            ("limits.uploads", limits.uploads),
+            ("limits.uploads_per_uid", limits.uploads_per_uid),
             ("limits.receiving_jobs", limits.receiving_jobs),
             ("limits.sending_jobs", limits.sending_jobs),
             ("limits.short_jobs", limits.short_jobs),
@@ -236,12 +261,18 @@ impl Config {
             let reason = "must be at least limits.manifests_size".to_owned();
             return Err(("limits.manifests_in_memory", reason));
         }
+        if limits.bodies_in_memory.0 / 2 < limits.manifest_size.0 {
+            // One uid gets at most half, and a manifest must have room in it.
+            let reason = "must be at least twice limits.manifest_size".to_owned();
+            return Err(("limits.bodies_in_memory", reason));
+        }
         let times = [
             ("timeouts.header", timeouts.header),
             ("timeouts.stall", timeouts.stall),
             ("timeouts.keep_alive", timeouts.keep_alive),
             ("timeouts.queue", timeouts.queue),
             ("timeouts.draft_idle", timeouts.draft_idle),
+            ("timeouts.upload_idle", timeouts.upload_idle),
         ];
         for (key, Span(time)) in times {
             if time.is_zero() {
@@ -297,6 +328,9 @@ impl Default for Limits {
             connections: 512,
             connections_per_uid: 128,
             drafts_per_uid: 64,
+            uploads: 1024,
+            uploads_per_uid: 64,
+            bodies_in_memory: Size(64 << 20),
             hashing_jobs: 0,
             receiving_jobs: 6,
             sending_jobs: 16,
@@ -316,6 +350,7 @@ impl Default for Timeouts {
             drain: seconds(30),
             draft_idle: seconds(3600),
             draft_abandoned: seconds(60),
+            upload_idle: seconds(3600),
         }
     }
 }
@@ -466,6 +501,15 @@ mod tests {
             ("[socket]\nmode = \"rw\"\n", "bonded.toml:2: socket.mode: a mode is"),
             ("[socket]\npath = \"@bonded\"\n", "bonded.toml:2: socket.path: abstract"),
             ("[socket]\ngroup = \"no-such-group\"\n", "bonded.toml:2: socket.group: "),
+            (
+                "[limits]\nbodies_in_memory = \"4 MiB\"\n",
+                "bonded.toml:2: limits.bodies_in_memory: ",
+            ),
+            ("[registry]\nlisten = \"localhost:1\"\n", "bonded.toml:2: registry.listen: "),
+            (
+                "[registry]\ncreate_only_tags = [\"a/b\"]\n",
+                "bonded.toml:2: registry.create_only_tags: ",
+            ),
             ("[storr]\n", "bonded.toml:1: storr: unknown field"),
             ("[limits\n", "bonded.toml:1: "),
             (

@@ -1,6 +1,7 @@
 //! The program: parse, build, run, drain.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{ExitCode, id};
 use std::sync::Arc;
@@ -63,6 +64,7 @@ fn run(args: &Args) -> Result<(), Problem> {
             Listening::bind(&path, config.socket.mode.0, group).map_err(failed)?
         }
     };
+    let loopback = config.registry.listen.map(listen).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4))
         .max_blocking_threads(Bridge::n_threads(&config))
@@ -72,10 +74,11 @@ fn run(args: &Args) -> Result<(), Problem> {
         .map_err(|e| internal("the runtime could not be started", &e))?;
     let closing = store.clone();
     let app = Arc::new(App::new(store, root, config).map_err(|e| Problem::new(Code::Config, e))?);
-    let served = runtime.block_on(serve(app.clone(), listening));
+    let served = runtime.block_on(serve(app.clone(), listening, loopback));
 
     // Drafts first: an open one holds links and staging folders that nobody is going to want.
     drop(app.drafts.clear());
+    drop(app.uploads.clear());
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(app);
     closing.close();
@@ -103,10 +106,28 @@ fn open(config: &Config, root: &Path) -> Result<cas::Store, Problem> {
     cas::Store::open(Arc::new(disk), options).map_err(refusal::problem)
 }
 
-async fn serve(app: Arc<App>, listening: Listening) -> Result<(), Problem> {
+/// Listens on a loopback address, which the settling of the configuration has looked at.
+fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Problem> {
+    let failed = |error: std::io::Error| {
+        Problem::new(Code::LocalIo, format!("{address} cannot be listened on: {error}"))
+    };
+    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+async fn serve(
+    app: Arc<App>,
+    listening: Listening,
+    loopback: Option<std::net::TcpListener>,
+) -> Result<(), Problem> {
     let failed = |e: std::io::Error| internal("the socket cannot be listened on", &e);
     let listener = listening.listener().map_err(failed)?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
+    let loopback = loopback.map(tokio::net::TcpListener::from_std).transpose().map_err(failed)?;
+    if let Some(address) = loopback.as_ref().and_then(|listener| listener.local_addr().ok()) {
+        tracing::info!(%address, "everybody on this machine may connect here, unasked");
+    }
     let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
     let [Ok(mut terminate), Ok(mut interrupt)] = signals else {
         return Err(Problem::new(Code::Internal, "signals cannot be waited for"));
@@ -130,7 +151,7 @@ async fn serve(app: Arc<App>, listening: Listening) -> Result<(), Problem> {
         // Nobody finds the socket any more, while those who are connected are served to the end.
         drop(listening);
     };
-    serve::serve(app, listener, stop).await;
+    serve::serve(app, listener, loopback, stop).await;
     Ok(())
 }
 

@@ -132,7 +132,7 @@ impl Metrics {
     }
 
     /// The text that Prometheus reads.
-    pub fn text(&self, n_drafts: usize, free: Option<u64>) -> String {
+    pub fn text(&self, n_drafts: usize, n_uploads: usize, free: Option<u64>) -> String {
         let mut text = String::with_capacity(8 << 10);
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         head(&mut text, "bonded_requests_total", "counter", "Requests by op and how they ended.");
@@ -192,6 +192,7 @@ impl Metrics {
         let gauges = [
             ("bonded_connections", "Connections open now.", Some(get(&self.connections_open))),
             ("bonded_drafts", "Drafts open now.", Some(n_drafts as u64)),
+            ("bonded_uploads", "Uploads open now at the front door.", Some(n_uploads as u64)),
             ("bonded_store_free_bytes", "Free bytes on the store's filesystem.", free),
             (
                 "process_start_time_seconds",
@@ -240,7 +241,7 @@ mod tests {
         metrics.request(Op::Blob, End::CutOff, 1, 0, 5);
         let store = cas::Tally { n_healed: 1, n_written: 0 };
         metrics.put(&cas::Receipt { store, n_blobs: 3, ..Default::default() });
-        let text = metrics.text(2, None);
+        let text = metrics.text(2, 3, None);
         for expected in [
             "bonded_requests_total{op=\"check\",code=\"ok\"} 1",
             "bonded_requests_total{op=\"check\",code=\"corrupt\"} 1",
@@ -253,6 +254,7 @@ mod tests {
             "bonded_blobs_total{outcome=\"healed\"} 1",
             "bonded_blobs_total{outcome=\"present\"} 2",
             "bonded_drafts 2",
+            "bonded_uploads 3",
         ] {
             assert!(text.lines().any(|line| line == expected), "{expected}\n{text}");
         }

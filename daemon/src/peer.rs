@@ -1,4 +1,5 @@
-//! Who is at the other end of a socket: uid, gid and all groups, as the kernel says it.
+//! Who is at the other end of a socket: uid, gid and all groups, as the kernel says it, or
+//! somebody on this machine whom nobody asked.
 //!
 //! The pid is never looked at: it may belong to somebody else by the time anybody asks
 //! (CVE-2020-15257 and its kin).
@@ -16,12 +17,28 @@ pub struct Peer {
     gid: u32,
     groups: Vec<u32>,
     is_nobody: bool,
+    is_anonymous: bool,
 }
+
+/// No process has this uid: for the kernel it means "leave as it is".
+const NO_UID: u32 = u32::MAX;
 
 impl Peer {
     /// A peer from its numbers; `overflow` is what the kernel shows for a uid that it cannot show.
     pub fn new(uid: u32, gid: u32, groups: Vec<u32>, overflow: u32) -> Peer {
-        Peer { uid, gid, groups, is_nobody: uid == overflow }
+        Peer { uid, gid, groups, is_nobody: uid == overflow, is_anonymous: false }
+    }
+
+    /// Somebody who came over the network of this machine. All of them are one peer: they share
+    /// rights and limits, and the number by which they are counted is nobody's uid.
+    pub fn anonymous() -> Peer {
+        let groups = Vec::new();
+        Peer { uid: NO_UID, gid: NO_UID, groups, is_nobody: true, is_anonymous: true }
+    }
+
+    /// Whether nobody knows who it is.
+    pub fn is_anonymous(&self) -> bool {
+        self.is_anonymous
     }
 
     /// Asks the kernel who connected this socket.

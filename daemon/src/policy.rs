@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use cas::digest::Algorithm;
 use nix::unistd::{Uid, User};
 use serde::{Deserialize, Deserializer};
 
@@ -33,6 +34,8 @@ pub struct RuleText {
     user: Option<String>,
     gid: Option<u32>,
     group: Option<String>,
+    #[serde(default)]
+    anonymous: bool,
     workspaces: Vec<Pattern>,
     may: Vec<Right>,
 }
@@ -40,6 +43,10 @@ pub struct RuleText {
 /// A workspace, or several: `*` stands for any run of characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(String);
+
+/// A tag, or several: `*` stands for any run of characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagPattern(Pattern);
 
 /// The rules, with names looked up.
 #[derive(Clone, Debug)]
@@ -58,6 +65,7 @@ struct Rule {
 enum Who {
     Uid(u32),
     Gid(u32),
+    Anonymous,
 }
 
 // === impl Right ===
@@ -116,13 +124,20 @@ impl RuleText {
     }
 
     fn compile(&self) -> Result<Rule, String> {
-        let who = match (self.uid, &self.user, self.gid, &self.group) {
-            (Some(uid), None, None, None) => Who::Uid(uid),
-            (None, Some(name), None, None) => Who::Uid(uid_of_name(name)?),
-            (None, None, Some(gid), None) => Who::Gid(gid),
-            (None, None, None, Some(name)) => Who::Gid(crate::peer::group_of_name(name)?),
-            _ => return Err("a rule has exactly one of uid, user, gid and group".to_owned()),
+        let who = match (self.uid, &self.user, self.gid, &self.group, self.anonymous) {
+            (Some(uid), None, None, None, false) => Who::Uid(uid),
+            (None, Some(name), None, None, false) => Who::Uid(uid_of_name(name)?),
+            (None, None, Some(gid), None, false) => Who::Gid(gid),
+            (None, None, None, Some(name), false) => Who::Gid(crate::peer::group_of_name(name)?),
+            (None, None, None, None, true) => Who::Anonymous,
+            _ => {
+                let one = "a rule has exactly one of uid, user, gid, group and anonymous = true";
+                return Err(one.to_owned());
+            }
         };
+        if who == Who::Anonymous && self.may.contains(&Right::Admin) {
+            return Err("nobody keeps the house without saying who it is".to_owned());
+        }
         if self.workspaces.is_empty() || self.may.is_empty() {
             return Err("a rule names at least one workspace and one right".to_owned());
         }
@@ -180,23 +195,57 @@ impl<'de> Deserialize<'de> for Pattern {
     }
 }
 
+// === impl TagPattern ===
+
+impl TagPattern {
+    /// Whether it stands for this tag. Tags that a client makes of a digest are nobody's to choose,
+    /// and cosign 2 moves them: no pattern stands for one.
+    pub fn fits(&self, tag: &str) -> bool {
+        let of_digest = |tag: &str| {
+            let algorithm = Algorithm::ALL.into_iter().find(|a| tag.starts_with(a.name()))?;
+            let rest = tag.strip_prefix(algorithm.name())?.strip_prefix('-')?;
+            let hex = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
+            Some(hex >= 64)
+        };
+        !of_digest(tag).unwrap_or(false) && self.0.fits(tag)
+    }
+}
+
+impl<'de> Deserialize<'de> for TagPattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<TagPattern, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let known = |b: u8| b.is_ascii_alphanumeric() || b"._-*".contains(&b);
+        if text.is_empty() || text.len() > 128 || !text.bytes().all(known) {
+            let message = format!("{text:?} is no tag and no pattern of one");
+            return Err(serde::de::Error::custom(message));
+        }
+        Ok(TagPattern(Pattern(text)))
+    }
+}
+
 // === impl Policy ===
 
 impl Policy {
-    /// The policy that these rules make; without any, root and the daemon's own user may do
-    /// everything.
+    /// The policy that these rules make. Without any, root and the daemon's own user may do
+    /// everything, and anonymous peers, where they are let in at all, everything but keep the
+    /// house.
     ///
     /// # Errors
     /// What is wrong with the first bad rule.
     pub fn new<'a>(rules: impl IntoIterator<Item = &'a RuleText>) -> Result<Policy, String> {
         let mut rules = rules.into_iter().map(RuleText::compile).collect::<Result<Vec<_>, _>>()?;
         if rules.is_empty() {
-            let all = |uid| Rule {
-                who: Who::Uid(uid),
+            let everywhere = |who, may: &[Right]| Rule {
+                who,
                 workspaces: vec![Pattern("*".to_owned())],
-                may: Right::ALL.into_iter().collect(),
+                may: may.iter().copied().collect(),
             };
-            rules = vec![all(0), all(Uid::effective().as_raw())];
+            let own = Uid::effective().as_raw();
+            rules = vec![
+                everywhere(Who::Uid(0), &Right::ALL),
+                everywhere(Who::Uid(own), &Right::ALL),
+                everywhere(Who::Anonymous, &[Right::Put, Right::Read, Right::Retire]),
+            ];
         }
         Ok(Policy { rules })
     }
@@ -229,6 +278,7 @@ impl Policy {
         self.rules.iter().filter(|rule| match rule.who {
             Who::Uid(uid) => peer.uid() == Some(uid),
             Who::Gid(gid) => peer.uid().is_some() && peer.is_member(gid),
+            Who::Anonymous => peer.is_anonymous(),
         })
     }
 }
@@ -266,6 +316,23 @@ mod tests {
         ];
         for (pattern, workspace, fits) in cases {
             assert_eq!(Pattern(pattern.to_owned()).fits(workspace), fits, "{pattern} {workspace}");
+        }
+    }
+
+    #[test]
+    fn no_pattern_stands_for_a_tag_that_is_made_of_a_digest() {
+        let sha256 = "a1".repeat(32);
+        for (pattern, tag, fits) in [
+            ("v*", "v1.2", true),
+            ("V*", "v1.2", false),
+            ("*", "latest", true),
+            ("*", &format!("sha256-{sha256}"), false),
+            ("*", &format!("sha256-{sha256}.sig"), false),
+            ("sha*", &format!("sha512-{sha256}.att"), false),
+            ("*", "sha256-of-something", true),
+            ("*", &format!("sha1-{sha256}"), true),
+        ] {
+            assert_eq!(TagPattern(Pattern(pattern.to_owned())).fits(tag), fits, "{pattern} {tag}");
         }
     }
 
@@ -311,6 +378,27 @@ mod tests {
         let root = Peer::new(0, 0, vec![], 65534);
         assert!(policy.is_admin(&root));
         assert_eq!(names(&root, "ci-1"), "admin");
+        assert_eq!(names(&Peer::anonymous(), "ci-1"), "");
+    }
+
+    #[test]
+    fn anonymous_peers_have_what_rules_about_them_say() {
+        let policy = policy(
+            r#"
+            [[policy]]
+            anonymous = true
+            workspaces = ["public-*"]
+            may = ["read"]
+            [[policy]]
+            uid = 4294967295
+            workspaces = ["*"]
+            may = ["put"]
+            "#,
+        );
+        let names = |workspace: &str| policy.rights(&Peer::anonymous(), workspace).names();
+        assert_eq!((names("public-1"), names("ci").len()), (vec!["read".to_owned()], 0));
+        let somebody = Peer::new(1000, 1000, vec![], 65534);
+        assert_eq!(policy.rights(&somebody, "public-1"), Rights::default());
     }
 
     #[test]
@@ -324,6 +412,9 @@ mod tests {
         }
         let other = Peer::new(own + 7, 0, vec![0], 65534);
         assert_eq!(policy.rights(&other, "x"), Rights::default());
+        let anonymous = policy.rights(&Peer::anonymous(), "x");
+        assert_eq!(anonymous.names(), ["put", "read", "retire"]);
+        assert!(!policy.is_admin(&Peer::anonymous()));
         assert!(!policy.is_admin(&other));
     }
 
@@ -335,6 +426,9 @@ mod tests {
             "uid = 1\nworkspaces = []\nmay = [\"read\"]",
             "uid = 1\nworkspaces = [\"a\"]\nmay = []",
             "uid = 1\nworkspaces = [\"a\"]\nmay = [\"admin\"]",
+            "anonymous = true\nworkspaces = [\"*\"]\nmay = [\"admin\"]",
+            "anonymous = false\nworkspaces = [\"*\"]\nmay = [\"read\"]",
+            "anonymous = true\nuid = 1\nworkspaces = [\"*\"]\nmay = [\"read\"]",
             "user = \"no-such-user-here\"\nworkspaces = [\"a\"]\nmay = [\"read\"]",
         ] {
             let rule: RuleText = toml::from_str(text).expect(text);

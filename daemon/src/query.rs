@@ -12,6 +12,8 @@ pub struct Query(Vec<(String, String)>);
 
 /// More keys than any request has.
 const MOST: usize = 32;
+/// The same at the front door, where a push may name many tags.
+const MOST_LENIENT: usize = 1024;
 
 impl Query {
     /// Parses what stands behind the `?`.
@@ -32,6 +34,40 @@ impl Query {
             pairs.push((key.into_owned(), value.into_owned()));
         }
         Ok(Query(pairs))
+    }
+
+    /// Parses a query of the front door: what is not known is none of our business there, and
+    /// some keys come several times.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] for what is no UTF-8, and for more pairs than anybody sends.
+    pub fn lenient(text: Option<&str>) -> Result<Query, Problem> {
+        let mut pairs = Vec::new();
+        for pair in text.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if pairs.len() == MOST_LENIENT {
+                return Err(usage(format!("the query has more than {MOST_LENIENT} pairs")));
+            }
+            pairs.push((decode(key)?.into_owned(), decode(value)?.into_owned()));
+        }
+        Ok(Query(pairs))
+    }
+
+    /// All values of a key, in their order.
+    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a key that may come once.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] when it comes several times: who reads the first and who reads the last
+    /// would not do the same.
+    pub fn once(&self, key: &str) -> Result<Option<&str>, Problem> {
+        match self.all(key).count() {
+            0 | 1 => Ok(self.get(key)),
+            _ => Err(usage(format!("{key:?} comes twice in the query"))),
+        }
     }
 
     /// The value of a key.
@@ -79,6 +115,16 @@ fn usage(message: String) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_query_of_the_front_door_is_read_leniently() {
+        let query = Query::lenient(Some("tag=a&ns=docker.io&tag=b%2Bc&mount=&x")).expect("good");
+        assert_eq!(query.all("tag").collect::<Vec<_>>(), ["a", "b+c"]);
+        assert_eq!((query.once("mount"), query.once("digest")), (Ok(Some("")), Ok(None)));
+        assert!(query.once("tag").is_err());
+        assert!(Query::lenient(Some("tag=%ff")).is_err());
+        assert!(Query::lenient(Some(&"a&".repeat(MOST_LENIENT + 1))).is_err());
+    }
 
     #[test]
     fn a_query_is_read_strictly() {

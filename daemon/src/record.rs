@@ -13,6 +13,7 @@ use wire::Code;
 use crate::app::App;
 use crate::connections::Pulse;
 use crate::metrics::End;
+use crate::peer::Peer;
 use crate::routes::Op;
 
 /// What is noted of one request.
@@ -20,7 +21,8 @@ pub struct Record {
     app: Arc<App>,
     pulse: Arc<Pulse>,
     op: Op,
-    uid: u32,
+    /// Absent when nobody knows who it is.
+    uid: Option<u32>,
     started: Instant,
     /// How it ended; a record that nobody closes was cut off.
     end: End,
@@ -34,8 +36,9 @@ pub struct Record {
 
 impl Record {
     /// Begins a record; the connection counts as busy until it ends.
-    pub fn new(app: Arc<App>, pulse: Arc<Pulse>, op: Op, uid: u32) -> Record {
+    pub fn new(app: Arc<App>, pulse: Arc<Pulse>, op: Op, peer: &Peer) -> Record {
         pulse.begin_request();
+        let uid = (!peer.is_anonymous()).then(|| peer.raw_uid());
         Record {
             app,
             pulse,
@@ -96,6 +99,7 @@ impl Drop for Record {
                     workspace = self.workspace.as_deref(),
                     digest = self.digest.as_ref().map(tracing::field::display),
                     uid = self.uid,
+                    anonymous = self.uid.is_none().then_some(true),
                     bytes_in,
                     bytes_out = self.bytes_out,
                     us = microseconds,

@@ -39,6 +39,15 @@ pub fn problem(error: cas::Error) -> Problem {
             problem.files = damages.into_iter().take(1000).map(|damage| damage.file).collect();
             problem
         }
+        E::Needed { digest, by } => {
+            let message = format!("{digest} is needed by {by}, which is listed here");
+            Problem::new(Code::Needed, message).hint("delete that one first")
+        }
+        E::TagTaken { name, digest } => {
+            let message = format!("{name} leads to {digest}, and tags like it are not moved");
+            Problem::new(Code::TagTaken, message).hint("push under another tag")
+        }
+        E::Incomplete { missing } => incomplete(&missing),
         E::DamagedName { name } => {
             Problem::new(Code::Corrupt, format!("the name {name} is damaged in the store"))
                 .hint("put its artifact again with the same name")
@@ -80,6 +89,25 @@ pub fn problem(error: cas::Error) -> Problem {
             Problem::new(Code::Config, format!("the store was made with dedup = {made:?}"))
                 .hint("set store.dedup to that, or use another folder for the store")
         }
+    }
+}
+
+/// A manifest lacks what it names; those who can be told more than one digest look at the error
+/// themselves.
+fn incomplete(missing: &[Digest]) -> Problem {
+    let more = match missing.len().saturating_sub(1) {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    let (first, what) = (missing.first(), "not in this repository");
+    let message = match first {
+        Some(digest) => format!("the manifest needs {digest}{more}, {what}"),
+        None => format!("the manifest needs what is {what}"),
+    };
+    let problem = Problem::new(Code::Missing, message).hint("push blobs and children first");
+    match first {
+        Some(digest) => problem.about(*digest),
+        None => problem,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use http::Method;
 
+use crate::v2::path::{self, Form};
+
 /// One verb of the daemon; its story is in `ops/` under the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the table in `wire::api` says what each does")]
@@ -24,6 +26,21 @@ pub enum Op {
     Blob,
     Retire,
     Holders,
+    V2Base,
+    V2BlobGet,
+    V2BlobHead,
+    V2BlobDelete,
+    V2UploadBegin,
+    V2UploadStatus,
+    V2UploadPatch,
+    V2UploadPut,
+    V2UploadCancel,
+    V2ManifestGet,
+    V2ManifestHead,
+    V2ManifestPut,
+    V2ManifestDelete,
+    V2Tags,
+    V2Referrers,
     /// A request that is on no route.
     Unknown,
 }
@@ -63,9 +80,39 @@ static ROUTES: [Route; 18] = [
     route(Method::GET, "/v1/workspaces/*/holders/*", Op::Holders),
 ];
 
+/// A request of this method at the front door, to a path of this form.
+struct Door {
+    method: Method,
+    form: Form,
+    op: Op,
+}
+
+const fn door(method: Method, form: Form, op: Op) -> Door {
+    Door { method, form, op }
+}
+
+static DOORS: [Door; 16] = [
+    door(Method::GET, Form::Base, Op::V2Base),
+    door(Method::HEAD, Form::Base, Op::V2Base),
+    door(Method::GET, Form::Blob, Op::V2BlobGet),
+    door(Method::HEAD, Form::Blob, Op::V2BlobHead),
+    door(Method::DELETE, Form::Blob, Op::V2BlobDelete),
+    door(Method::POST, Form::Uploads, Op::V2UploadBegin),
+    door(Method::GET, Form::Upload, Op::V2UploadStatus),
+    door(Method::PATCH, Form::Upload, Op::V2UploadPatch),
+    door(Method::PUT, Form::Upload, Op::V2UploadPut),
+    door(Method::DELETE, Form::Upload, Op::V2UploadCancel),
+    door(Method::GET, Form::Manifest, Op::V2ManifestGet),
+    door(Method::HEAD, Form::Manifest, Op::V2ManifestHead),
+    door(Method::PUT, Form::Manifest, Op::V2ManifestPut),
+    door(Method::DELETE, Form::Manifest, Op::V2ManifestDelete),
+    door(Method::GET, Form::Tags, Op::V2Tags),
+    door(Method::GET, Form::Referrers, Op::V2Referrers),
+];
+
 impl Op {
     /// Every op, in the order of their numbers.
-    pub const ALL: [Op; 19] = [
+    pub const ALL: [Op; 34] = [
         Op::Health,
         Op::Metrics,
         Op::Status,
@@ -84,6 +131,21 @@ impl Op {
         Op::Blob,
         Op::Retire,
         Op::Holders,
+        Op::V2Base,
+        Op::V2BlobGet,
+        Op::V2BlobHead,
+        Op::V2BlobDelete,
+        Op::V2UploadBegin,
+        Op::V2UploadStatus,
+        Op::V2UploadPatch,
+        Op::V2UploadPut,
+        Op::V2UploadCancel,
+        Op::V2ManifestGet,
+        Op::V2ManifestHead,
+        Op::V2ManifestPut,
+        Op::V2ManifestDelete,
+        Op::V2Tags,
+        Op::V2Referrers,
         Op::Unknown,
     ];
 
@@ -108,19 +170,52 @@ impl Op {
             Op::Blob => "blob",
             Op::Retire => "retire",
             Op::Holders => "holders",
+            Op::V2Base => "v2_base",
+            Op::V2BlobGet => "v2_blob_get",
+            Op::V2BlobHead => "v2_blob_head",
+            Op::V2BlobDelete => "v2_blob_delete",
+            Op::V2UploadBegin => "v2_upload_begin",
+            Op::V2UploadStatus => "v2_upload_status",
+            Op::V2UploadPatch => "v2_upload_patch",
+            Op::V2UploadPut => "v2_upload_put",
+            Op::V2UploadCancel => "v2_upload_cancel",
+            Op::V2ManifestGet => "v2_manifest_get",
+            Op::V2ManifestHead => "v2_manifest_head",
+            Op::V2ManifestPut => "v2_manifest_put",
+            Op::V2ManifestDelete => "v2_manifest_delete",
+            Op::V2Tags => "v2_tags",
+            Op::V2Referrers => "v2_referrers",
             Op::Unknown => "unknown",
         }
     }
 
     /// Whether it is asked again and again by machines, and not worth a line in the log.
     pub fn is_routine(self) -> bool {
-        matches!(self, Op::Health | Op::Metrics | Op::Status | Op::DraftProgress)
+        matches!(self, Op::Health | Op::Metrics | Op::Status | Op::DraftProgress | Op::V2Base)
     }
+}
+
+/// The op of a request at the front door, and what its path says.
+pub fn find_at_door<'a>(method: &Method, path: &'a str) -> (Op, Option<path::Path<'a>>) {
+    let Some(path) = path::parse(path) else {
+        return (Op::Unknown, None);
+    };
+    let found = DOORS.iter().find(|door| door.form == path.form && door.method == *method);
+    (found.map_or(Op::Unknown, |door| door.op), Some(path))
+}
+
+/// The methods that a form of the front door has.
+pub fn methods(form: Form) -> String {
+    let fitting = DOORS.iter().filter(|door| door.form == form);
+    fitting.map(|door| door.method.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// The op of a request, and the segments that say about what; [`Op::Unknown`] when it is on no
 /// route. Segments are as they stand in the path, still percent-encoded.
 pub fn find<'a>(method: &Method, path: &'a str) -> (Op, Captures<'a>) {
+    if path::is_ours(path) {
+        return (find_at_door(method, path).0, [""; 3]);
+    }
     for route in &ROUTES {
         if route.method == *method
             && let Some(captures) = fit(route.path, path)
@@ -159,7 +254,8 @@ mod tests {
     fn every_op_has_one_route_and_no_two_routes_meet() {
         let ops: HashSet<&str> = ROUTES.iter().map(|route| route.op.name()).collect();
         assert_eq!(ops.len(), ROUTES.len());
-        assert_eq!(ops.len() + 1, Op::ALL.len());
+        let doors: HashSet<&str> = DOORS.iter().map(|door| door.op.name()).collect();
+        assert_eq!(ops.len() + doors.len() + 1, Op::ALL.len());
         for (number, op) in Op::ALL.iter().enumerate() {
             assert_eq!(*op as usize, number, "{op:?}");
         }
@@ -171,6 +267,30 @@ mod tests {
             assert_eq!(fitting.count(), 1, "{} {path}", route.method);
             assert_eq!(find(&route.method, &path).0, route.op);
         }
+    }
+
+    #[test]
+    fn the_front_door_has_every_route_once_and_says_which_methods_it_has() {
+        for door in &DOORS {
+            let path = door.form.text().replace("**", "w/r").replace('*', "x");
+            assert_eq!(find(&door.method, &path).0, door.op, "{} {path}", door.method);
+        }
+        assert_eq!(find(&Method::POST, "/v2/").0, Op::Unknown);
+        assert_eq!(find(&Method::GET, "/v2/_catalog").0, Op::Unknown);
+        assert_eq!(methods(Form::Blob), "GET, HEAD, DELETE");
+    }
+
+    #[test]
+    fn the_table_of_the_front_door_is_the_one_in_the_document() {
+        // The rows of its table of routes: | `METHOD /v2/…` | …
+        let told: HashSet<(&str, &str)> = include_str!("../../docs/http.md")
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next()?.split_once(' '))
+            .filter(|(_, path)| path.starts_with("/v2/"))
+            .collect();
+        let ours: HashSet<(&str, &str)> =
+            DOORS.iter().map(|door| (door.method.as_str(), door.form.text())).collect();
+        assert_eq!(told, ours);
     }
 
     #[test]

@@ -15,21 +15,19 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use wire::stream::DescriptorStream;
+use wire::stream::{DescriptorStream, Descriptors};
 use wire::{Code, Problem};
 
-use crate::answer::Answer;
 use crate::app::App;
-use crate::ask::{Ask, Caller};
+use crate::ask::{Ask, Caller, Door};
 use crate::bridge::Kind;
 use crate::clocked::Clocked;
 use crate::connections::{Overdue, Seat};
-use crate::metrics::End;
 use crate::ops;
 use crate::peer::Peer;
 use crate::record::Record;
@@ -43,7 +41,12 @@ const SWEEP: Duration = Duration::from_secs(5);
 
 /// Serves until `stop` resolves, then drains: nothing new is accepted, what is in flight may end,
 /// for as long as the configuration allows.
-pub async fn serve(app: Arc<App>, listener: UnixListener, stop: impl Future<Output = ()>) {
+pub async fn serve(
+    app: Arc<App>,
+    listener: UnixListener,
+    loopback: Option<TcpListener>,
+    stop: impl Future<Output = ()>,
+) {
     let (draining, told) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let turning_away = Arc::new(Semaphore::new(N_TURNED_AWAY));
@@ -57,26 +60,28 @@ pub async fn serve(app: Arc<App>, listener: UnixListener, stop: impl Future<Outp
             () = &mut stop => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => accept(&app, stream, &mut tasks, &told, &turning_away),
-                Err(error) => {
-                    // Out of descriptors, most likely: others must end before it gets better.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+                Err(error) => not_accepted(&error).await,
+            },
+            accepted = next_of(loopback.as_ref()) => match accepted {
+                Ok(stream) => accept_loopback(&app, stream, &mut tasks, &told, &turning_away),
+                Err(error) => not_accepted(&error).await,
             },
             Some(_) = tasks.join_next() => {}
             _ = sweep.tick() => {
-                let expired = app.drafts.expired();
-                if !expired.is_empty() {
-                    tracing::info!(n_drafts = expired.len(), "drafts were given up");
+                let (drafts, uploads) = (app.drafts.expired(), app.uploads.expired());
+                let (n_drafts, n_uploads) = (drafts.len(), uploads.len());
+                if n_drafts + n_uploads > 0 {
+                    tracing::info!(n_drafts, n_uploads, "drafts and uploads were given up");
                     let app = app.clone();
+                    let end = move || { drop((drafts, uploads)); Ok(()) };
                     spawn(&mut tasks, async move {
-                        let _ = app.bridge.run(Kind::Short, own, move || { drop(expired); Ok(()) }).await;
+                        let _ = app.bridge.run(Kind::Short, own, end).await;
                     });
                 }
             }
         }
     }
-    drop(listener);
+    drop((listener, loopback));
     app.drain();
     let _ = draining.send(true);
     let deadline = Instant::now() + app.config.timeouts.drain.0;
@@ -111,12 +116,67 @@ fn accept(
             return;
         }
     };
+    let wrap = |stream| {
+        let stream = DescriptorStream::new(stream);
+        let descriptors = stream.descriptors();
+        (stream, descriptors, Door::Socket)
+    };
+    seat(app, stream, wrap, peer, tasks, told, turning_away);
+}
+
+/// The next connection of a listener that may not be there.
+async fn next_of(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
+    match listener {
+        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+        None => std::future::pending().await,
+    }
+}
+
+async fn not_accepted(error: &io::Error) {
+    // Out of descriptors, most likely: others must end before it gets better.
+    tracing::warn!(%error, "a connection could not be accepted");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+fn accept_loopback(
+    app: &Arc<App>,
+    stream: TcpStream,
+    tasks: &mut JoinSet<()>,
+    told: &watch::Receiver<bool>,
+    turning_away: &Arc<Semaphore>,
+) {
+    app.metrics.connections.fetch_add(1, Ordering::Relaxed);
+    // Answers are short and go out whole; to wait for more would cost each one a delayed
+    // acknowledgement.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection keeps its delay");
+    }
+    let wrap = |stream| (stream, Descriptors::default(), Door::Loopback);
+    seat(app, stream, wrap, Peer::anonymous(), tasks, told, turning_away);
+}
+
+/// Serves a connection, if there is a seat for it.
+fn seat<A, S>(
+    app: &Arc<App>,
+    stream: A,
+    wrap: impl FnOnce(A) -> (S, Descriptors, Door),
+    peer: Peer,
+    tasks: &mut JoinSet<()>,
+    told: &watch::Receiver<bool>,
+    turning_away: &Arc<Semaphore>,
+) where
+    A: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     match app.connections.sit(peer.raw_uid()) {
         Some((seat, gave_way)) => {
             if gave_way {
                 app.metrics.connections_evicted.fetch_add(1, Ordering::Relaxed);
             }
-            spawn(tasks, connection(app.clone(), stream, seat, peer, told.clone()));
+            let (stream, descriptors, door) = wrap(stream);
+            let (peer, connection_id) = (Arc::new(peer), seat.id());
+            let caller = Caller { door, peer, connection: connection_id, descriptors };
+            spawn(tasks, connection(app.clone(), stream, seat, caller, told.clone()));
         }
         None => {
             app.metrics.connections_refused.fetch_add(1, Ordering::Relaxed);
@@ -132,7 +192,7 @@ fn accept(
 }
 
 /// Says "busy" in answer to the first request. To say it unasked would confuse HTTP clients.
-async fn turn_away(mut stream: UnixStream) -> io::Result<()> {
+async fn turn_away(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let mut request = [0; 4096];
     if stream.read(&mut request).await? == 0 {
         return Ok(());
@@ -158,21 +218,15 @@ const TICK_LEAST: Duration = Duration::from_millis(20);
 
 async fn connection(
     app: Arc<App>,
-    stream: UnixStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     seat: Seat,
-    peer: Peer,
+    caller: Caller,
     mut told: watch::Receiver<bool>,
 ) {
     let open = OpenConnection::new(&app, seat);
     let pulse = open.seat.pulse().clone();
-    let stream = DescriptorStream::new(stream);
-    let caller = Caller {
-        peer: Arc::new(peer),
-        connection: open.seat.id(),
-        descriptors: stream.descriptors(),
-    };
     let service = service_fn(|request: Request<Incoming>| {
-        let record = |op| Record::new(app.clone(), pulse.clone(), op, caller.peer.raw_uid());
+        let record = |op| Record::new(app.clone(), pulse.clone(), op, &caller.peer);
         let op = routes::find(request.method(), request.uri().path()).0;
         answer(app.clone(), caller.clone(), request, op, record(op))
     });
@@ -271,17 +325,8 @@ async fn answer(
     let descriptors = caller.descriptors.clone();
     let (head, body) = request.into_parts();
     let mut ask = Ask::new(app, caller, head, body, record);
-    let outcome = ops::run(op, &mut ask).await;
+    let (answer, end) = ops::run(op, &mut ask).await;
     let mut record = ask.record;
-    let answer = match outcome {
-        Ok(answer) => {
-            record.close(End::Done);
-            answer
-        }
-        Err(problem) => {
-            record.close(End::Failed(problem.code));
-            Answer::problem(problem)
-        }
-    };
+    record.close(end);
     Ok(answer.into_response(record, &descriptors))
 }

@@ -32,6 +32,14 @@ pub fn settle(args: &Args) -> Result<Settled, ConfigError> {
         }
         config.socket.path = Some(socket.clone());
     }
+    if args.listen.is_some() {
+        config.registry.listen = args.listen;
+    }
+    config.registry.allow_anonymous |= args.allow_anonymous;
+    if let Some(address) = config.registry.listen {
+        crate::v2::loopback::check(address, config.registry.allow_anonymous)
+            .map_err(|reason| ConfigError::elsewhere("registry.listen", reason))?;
+    }
     if let Some(format) = args.log_format {
         config.log.format = format;
     }

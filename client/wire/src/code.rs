@@ -108,6 +108,10 @@ codes! {
     ArchiveInvalid = "archive_invalid", exit 42;
     /// A workspace, repository or tag has a name outside the grammar.
     NameInvalid = "name_invalid", exit 43;
+    /// A manifest that is listed in the repository needs it.
+    Needed = "needed", exit 44;
+    /// The tag is there already, and tags like it are not moved.
+    TagTaken = "tag_taken", exit 45;
 }
 
 /// An error as it stands in the body of an answer: `{"error": {…}}`.

@@ -2,26 +2,19 @@
 //! descriptor of the file that was just hashed, or as bytes whose last ones come only after the
 //! digest of all of them agrees.
 
-use std::io::{self, Read as _};
+use std::io;
 
-use bytes::Bytes;
 use cas::digest::Digest;
 use cas::workspace::Workspace;
 use cas::{Sealed, Stop};
-use tokio::sync::mpsc::{Sender, channel};
-use tokio::sync::oneshot;
 use wire::{Code, Problem};
 
 use crate::answer::Answer;
 use crate::ask::Ask;
 use crate::bridge::Kind;
+use crate::outgoing::{self, Outgoing};
 use crate::policy::Right;
 use crate::refusal;
-
-/// Bytes handed to the connection at once.
-const PIECE: usize = 128 << 10;
-/// Pieces between the job and the connection.
-const N_PIECES: usize = 4;
 
 /// What is asked for.
 struct Wanted {
@@ -69,71 +62,16 @@ async fn descriptor(ask: &Ask, wanted: Wanted) -> Result<Answer, Problem> {
     ask.run_while_wanted(Kind::Hashing, hash).await.map(Answer::descriptor)
 }
 
-/// The job goes at the peer's pace and ends when the connection does. The first piece is read
-/// before the answer begins, so that damage to a small blob is told in words.
 async fn stream(ask: &Ask, wanted: Wanted) -> Result<Answer, Problem> {
     let store = ask.app.store.clone();
-    let (begin, begun) = oneshot::channel();
-    let (pieces, coming) = channel(N_PIECES);
-    let place = ask.app.bridge.place(Kind::Sending, ask.caller.peer.raw_uid()).await?;
-    place.start(move || {
-        let opened = wanted.sealed(&store).and_then(|sealed| {
-            let mut reader = sealed.stream(&wanted.member).map_err(|e| wanted.told(e))?;
-            let size = reader.size();
-            match piece(&mut reader, size) {
-                Ok(first) => Ok((size, first, reader)),
-                Err(error) => Err(broken(&wanted, &error)),
-            }
-        });
-        match opened {
-            Err(problem) => drop(begin.send(Err(problem))),
-            Ok((size, first, reader)) => {
-                if begin.send(Ok(size)).is_ok() {
-                    pass_on(reader, size, first, &pieces);
-                }
-            }
-        }
-    });
-    let size = begun.await.map_err(|_| Problem::new(Code::Internal, "the reading job died"))??;
-    Ok(Answer::stream(coming, size))
-}
-
-fn pass_on(
-    mut reader: cas::reader::Verified,
-    size: u64,
-    first: Bytes,
-    pieces: &Sender<io::Result<Bytes>>,
-) {
-    let mut left = size.saturating_sub(first.len() as u64);
-    if pieces.blocking_send(Ok(first)).is_err() {
-        return;
-    }
-    while left > 0 {
-        let next = match piece(&mut reader, left) {
-            Ok(bytes) if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
-            other => other,
-        };
-        left = left.saturating_sub(next.as_ref().map_or(left, |bytes| bytes.len() as u64));
-        // An error ends the answer before its announced length, and so does a peer that left.
-        if pieces.blocking_send(next).is_err() {
-            return;
-        }
-    }
-}
-
-fn piece(reader: &mut cas::reader::Verified, left: u64) -> io::Result<Bytes> {
-    let mut bytes = vec![0; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match reader.read(&mut bytes[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.truncate(filled);
-    Ok(bytes.into())
+    let open = move || {
+        let sealed = wanted.sealed(&store)?;
+        let reader = sealed.stream(&wanted.member).map_err(|e| wanted.told(e))?;
+        let size = reader.size();
+        Ok(Outgoing { reader, size, broken: move |error: &_| broken(&wanted, error) })
+    };
+    let (pieces, size) = outgoing::start(ask, open).await?;
+    Ok(Answer::stream(pieces, size))
 }
 
 /// A member that failed before its first piece. The reader found out and had it quarantined.

@@ -15,5 +15,6 @@ pub(super) async fn run(ask: &Ask) -> Result<Answer, Problem> {
     let look = move || store.space().map_err(refusal::problem);
     // A disk that does not answer is a reason to read the other numbers.
     let free = ask.run(Kind::Short, look).await.ok().map(|space| space.free);
-    Ok(Answer::text(ask.app.metrics.text(ask.app.drafts.n_open(), free)))
+    let (n_drafts, n_uploads) = (ask.app.drafts.n_open(), ask.app.uploads.n_open());
+    Ok(Answer::text(ask.app.metrics.text(n_drafts, n_uploads, free)))
 }

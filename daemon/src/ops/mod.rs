@@ -6,10 +6,11 @@ use wire::api::{MOST_NAMES, OciLayoutHandle, PersistenceHandle};
 use wire::{Code, Problem};
 
 use crate::answer::Answer;
-use crate::ask::Ask;
-use crate::metrics::Metrics;
+use crate::ask::{Ask, Door};
+use crate::metrics::{End, Metrics};
 use crate::refusal;
 use crate::routes::{self, Op};
+use crate::v2::path;
 
 mod artifact;
 mod artifacts;
@@ -29,13 +30,33 @@ mod metrics;
 mod refs;
 mod retire;
 mod status;
+pub mod v2;
 
-/// Runs the op of a request.
-///
-/// # Errors
-/// What the peer is to be told.
-pub async fn run(op: Op, ask: &mut Ask) -> Result<Answer, Problem> {
+/// Runs the op of a request: what the peer is told, and how it ended.
+pub async fn run(op: Op, ask: &mut Ask) -> (Answer, End) {
+    if path::is_ours(ask.head.uri.path()) {
+        return match v2::run(op, ask).await {
+            Ok(answer) => (answer, End::Done),
+            Err(fault) => {
+                let end = End::Failed(fault.code);
+                (v2::told(fault), end)
+            }
+        };
+    }
+    match dispatch(op, ask).await {
+        Ok(answer) => (answer, End::Done),
+        Err(problem) => {
+            let end = End::Failed(problem.code);
+            (Answer::problem(problem), end)
+        }
+    }
+}
+
+async fn dispatch(op: Op, ask: &mut Ask) -> Result<Answer, Problem> {
     ask.check_descriptors()?;
+    if ask.caller.door != Door::Socket {
+        return Err(Problem::new(Code::NotFound, "only /v2/ is here"));
+    }
     match op {
         Op::Health => health::run(ask),
         Op::Metrics => metrics::run(ask).await,
@@ -55,7 +76,7 @@ pub async fn run(op: Op, ask: &mut Ask) -> Result<Answer, Problem> {
         Op::Blob => blob::run(ask).await,
         Op::Retire => retire::run(ask).await,
         Op::Holders => holders::run(ask).await,
-        Op::Unknown => Err(unknown(ask)),
+        _ => Err(unknown(ask)),
     }
 }
 

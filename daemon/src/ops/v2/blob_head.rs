@@ -1,0 +1,43 @@
+//! `HEAD /v2/**/blobs/*`: whether a blob is in a repository, and how long it is.
+
+use cas::digest::Digest;
+use http::{HeaderValue, header};
+
+use super::{CONTENT_DIGEST, inside, job, number, path, quoted, repository, target, text};
+use crate::answer::Answer;
+use crate::ask::Ask;
+use crate::bridge;
+use crate::policy::Right;
+use crate::status;
+use crate::v2::fault::{Fault, Kind};
+use crate::v2::path::Access;
+
+pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
+    let target = target(ask, Access::Read, Right::Read)?;
+    let digest = path(ask)?.digest()?;
+    ask.record.digest = Some(digest);
+    let size = size(ask, repository(ask, &target), digest).await?;
+    described(Answer::empty(status::DONE).header(header::CONTENT_LENGTH, number(size)), &digest)
+}
+
+/// How long a blob of the repository is.
+pub(super) async fn size(
+    ask: &Ask,
+    repository: cas::Repository,
+    digest: Digest,
+) -> Result<u64, Fault> {
+    let look = move || {
+        let told = |error| inside(error, &repository, Kind::BlobUnknown, &digest);
+        Ok(repository.blob(&digest).map_err(told)?.size())
+    };
+    job(ask, bridge::Kind::Short, look).await
+}
+
+/// What every answer about a blob says of it.
+pub(super) fn described(answer: Answer, digest: &Digest) -> Result<Answer, Fault> {
+    Ok(answer
+        .header(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
+        .header(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"))
+        .header(header::ETAG, text(&quoted(digest))?)
+        .header(CONTENT_DIGEST, text(&digest.to_string())?))
+}

@@ -1,0 +1,101 @@
+//! `PATCH /v2/**/blobs/uploads/*`: the next bytes of an upload, as one chunk of many or as one
+//! stream of unknown length. What came before a connection broke is kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header;
+use http_body::Body as _;
+use tokio::sync::OwnedMutexGuard;
+
+use super::upload_begin::{come_so_far, so_far};
+use super::{Upload, path, repository, target};
+use crate::answer::Answer;
+use crate::ask::Ask;
+use crate::body;
+use crate::policy::Right;
+use crate::status;
+use crate::v2::fault::{Fault, Kind};
+use crate::v2::path::{Access, Target};
+use crate::v2::range;
+use crate::v2::sessions;
+
+/// How long a request waits for another one to be done with the same upload.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
+    let (target, id, upload) = find(ask)?;
+    let upload = hold(upload).await?;
+    in_order(ask, &target, &id, upload.offset())?;
+    let upload = append(ask, &target, upload).await?;
+    so_far(status::ACCEPTED, &target, &id, upload.offset())
+}
+
+/// The upload that the path names, if it is the peer's.
+pub(super) fn find(
+    ask: &mut Ask,
+) -> Result<(Target, String, Arc<sessions::Upload<Upload>>), Fault> {
+    let target = target(ask, Access::Write, Right::Put)?;
+    let id = path(ask)?.upload().to_owned();
+    let upload = ask.app.uploads.find(&id, ask.caller.peer.raw_uid(), &target)?;
+    Ok((target, id, upload))
+}
+
+/// One request at a time has an upload.
+pub(super) async fn hold(
+    upload: Arc<sessions::Upload<Upload>>,
+) -> Result<OwnedMutexGuard<Upload>, Fault> {
+    tokio::time::timeout(PATIENCE, upload.lock_owned())
+        .await
+        .map_err(|_| Fault::new(Kind::TooMany, "another request is busy with this upload"))
+}
+
+/// Whether the body begins where the upload has come to, and is as long as it says.
+pub(super) fn in_order(ask: &Ask, target: &Target, id: &str, offset: u64) -> Result<(), Fault> {
+    let Some(value) = ask.head.headers.get(header::CONTENT_RANGE) else {
+        return Ok(());
+    };
+    let (first, size) = range::chunk(value.to_str().unwrap_or_default())?;
+    if first != offset {
+        let message = format!("the upload has {offset} bytes, and the chunk begins at {first}");
+        return Err(Fault::new(Kind::OutOfOrder, message)
+            .with(header::LOCATION, &target.upload(id))
+            .with(header::RANGE, &come_so_far(offset)));
+    }
+    match ask.body.size_hint().exact() {
+        Some(actual) if actual != size => {
+            let message = format!("the chunk has {actual} bytes, and its range {size}");
+            Err(Fault::new(Kind::SizeInvalid, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Adds the body to an upload and gives it back.
+pub(super) async fn append(
+    ask: &mut Ask,
+    target: &Target,
+    mut upload: OwnedMutexGuard<Upload>,
+) -> Result<OwnedMutexGuard<Upload>, Fault> {
+    let repository = repository(ask, target);
+    let append = move |source: cas::Source<'_>, _| {
+        let algorithm = upload.algorithm;
+        let append = || {
+            let spool = match &mut upload.spool {
+                Some(spool) => spool,
+                none => none.insert(repository.begin_upload(algorithm)?),
+            };
+            spool.append(source)
+        };
+        let outcome = append();
+        Ok(outcome.map(|_| upload).map_err(Fault::from))
+    };
+    body::bring(ask, body::Range::default(), append).await?
+}
+
+impl Upload {
+    /// How many bytes came.
+    pub(super) fn offset(&self) -> u64 {
+        self.spool.as_ref().map_or(0, cas::Upload::offset)
+    }
+}
