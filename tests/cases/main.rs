@@ -20,3 +20,4 @@ mod races;
 mod refusals;
 mod roundtrip;
 mod tamper;
+mod v2;

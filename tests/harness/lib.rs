@@ -20,6 +20,7 @@ pub mod programs;
 pub mod raw;
 pub mod samples;
 pub mod tree;
+pub mod v2;
 
 use std::path::Path;
 

@@ -1,0 +1,130 @@
+//! Rot in the store is never handed out, and the next good push heals it.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use cas::digest::{Algorithm, Digest};
+use tests::layout::noise;
+use tests::v2::{Door, case, daemon, digest, get, head, push};
+use tests::{Daemon, tree};
+
+use super::{Image, steps};
+
+/// Flips a byte in the store's copy, which all links share.
+#[track_caller]
+fn rot(daemon: &Daemon, digest: &Digest) {
+    let file = daemon.store().join(format!("blobs/{}/{}", digest.algorithm().name(), digest.hex()));
+    let file = if file.is_file() { file } else { find(daemon.store(), &digest.hex()) };
+    let writable = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&file, writable).unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o444)).unwrap();
+}
+
+/// The file of that name anywhere in the store.
+#[track_caller]
+fn find(store: &Path, hex: &str) -> std::path::PathBuf {
+    let mut folders = vec![store.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.to_string_lossy().ends_with(hex) {
+                return path;
+            }
+        }
+    }
+    panic!("no file of {hex} in:\n{}", tree::store(store).join("\n"));
+}
+
+#[test]
+fn a_rotten_blob_is_never_handed_out_and_heals() {
+    for (size, what) in [(20_000, "small"), (3_000_000, "large")] {
+        let daemon = daemon("");
+        let door = &Door::of(&daemon)[0];
+        let bytes = noise(what, size);
+        let d = digest(Algorithm::Sha256, &bytes);
+        let at = format!("/v2/w/r/blobs/{d}");
+        assert_eq!(door.ask(&push("w/r", &d, &bytes)).status, 201);
+        rot(&daemon, &d);
+        let answer = door.ask(&get(&at));
+        let whole = answer.status == 200 && answer.is_whole;
+        assert!(!whole, "{what}: rotten bytes came whole: {}", answer.status);
+        assert_eq!(door.ask(&head(&at)).status, 404, "{what}: known to be rotten");
+        assert_eq!(door.ask(&get(&at)).status, 404, "{what}");
+        assert_eq!(door.ask(&push("w/r", &d, &bytes)).status, 201, "{what}: it heals");
+        let answer = door.ask(&get(&at));
+        assert!(answer.is_whole && answer.body == bytes, "{what}: {}", answer.status);
+    }
+}
+
+#[test]
+fn a_rotten_blob_gives_no_range() {
+    let daemon = daemon("");
+    let door = &Door::of(&daemon)[0];
+    let bytes = noise("ranged", 1_000_000);
+    let d = digest(Algorithm::Sha256, &bytes);
+    assert_eq!(door.ask(&push("w/r", &d, &bytes)).status, 201);
+    rot(&daemon, &d);
+    // The range itself has none of the rot in it, and is not given all the same.
+    let answer = door.ask(&get(format!("/v2/w/r/blobs/{d}")).with("range", "bytes=0-9"));
+    assert!(matches!(answer.status, 404 | 500), "{answer:?}");
+}
+
+#[test]
+fn a_push_over_rot_is_refused_and_the_next_one_heals() {
+    let daemon = daemon("");
+    let door = &Door::of(&daemon)[0];
+    let image = Image::new(Algorithm::Sha256, "rotten");
+    let layer = digest(Algorithm::Sha256, &image.layer);
+    door.run(&[case("pushed", image.push("{r}", "1"))]);
+    rot(&daemon, &layer);
+    // What is mounted was not hashed by this push: sealing hashes it.
+    let other = image.clone().with("annotations", serde_json::json!({ "a": "b" }));
+    let mount = |bytes: &[u8]| {
+        let d = digest(Algorithm::Sha256, bytes);
+        tests::v2::post(format!("/v2/{{s}}/blobs/uploads/?mount={d}&from={{r}}")).is(201)
+    };
+    door.run(&[case(
+        "over rot",
+        steps([
+            vec![mount(&image.config), mount(&image.layer)],
+            vec![
+                other
+                    .manifest("{s}", "1")
+                    .fails(404, "MANIFEST_BLOB_UNKNOWN")
+                    .says(layer.to_string()),
+                push("{s}", &layer, &image.layer),
+                other.manifest("{s}", "1"),
+                get("/v2/{s}/manifests/1").gives(other.bytes()),
+                get(format!("/v2/{{s}}/blobs/{layer}")).gives(image.layer.clone()),
+            ],
+        ]),
+    )]);
+    let reference = "two:1";
+    daemon.bond(&["--workspace", "w0-socket", "verify", reference]).ok();
+}
+
+#[test]
+fn a_rotten_manifest_is_an_error_once_and_absent_then() {
+    let daemon = daemon("");
+    let door = &Door::of(&daemon)[0];
+    let image = Image::new(Algorithm::Sha256, "rotten manifest");
+    door.run(&[case("pushed", image.push("{r}", "1"))]);
+    rot(&daemon, &image.digest());
+    door.run(&[case(
+        "read",
+        steps([
+            vec![
+                get("/v2/{r}/manifests/1").fails(500, "UNKNOWN"),
+                get("/v2/{r}/manifests/1").fails(404, "MANIFEST_UNKNOWN"),
+            ],
+            image.blobs("{r}"),
+            vec![image.manifest("{r}", "1"), get("/v2/{r}/manifests/1").gives(image.bytes())],
+        ]),
+    )]);
+}

@@ -1,0 +1,98 @@
+//! The list of tags, page by page, and tags that are made once.
+
+use cas::digest::Algorithm;
+use serde_json::json;
+use tests::v2::{Door, case, daemon, delete, get};
+
+use super::{Image, run, steps};
+
+const LIST: &str = "/v2/{r}/tags/list";
+
+#[test]
+fn tags_are_listed_in_the_order_of_their_bytes() {
+    let image = Image::new(Algorithm::Sha256, "tagged");
+    let page = |query: &str, tags: &[&str]| {
+        get(format!("{LIST}{query}")).json("/tags", json!(tags)).json("/name", json!("{r}"))
+    };
+    let next = |query: &str| format!("</v2/{{r}}/tags/list?{query}>; rel=\"next\"");
+    run(&[
+        case(
+            "pages",
+            steps([
+                image.blobs("{r}"),
+                ["c", "a", "B", "1.2"].map(|tag| image.manifest("{r}", tag)).to_vec(),
+                vec![
+                    page("", &["1.2", "B", "a", "c"])
+                        .lacks("link")
+                        .eq("content-type", "application/json"),
+                    page("?n=2", &["1.2", "B"]).eq("link", next("n=2&last=B")),
+                    page("?n=2&last=B", &["a", "c"]).lacks("link"),
+                    page("?n=1", &["1.2"]).eq("link", next("n=1&last=1%2E2")),
+                    page("?n=1&last=1%2E2", &["B"]),
+                    page("?last=B", &["a", "c"]).lacks("link"),
+                    page("?last=b", &["c"]),
+                    page("?last=c", &[]),
+                    page("?n=0", &[]).lacks("link"),
+                    page("?n=4", &["1.2", "B", "a", "c"]).lacks("link"),
+                    page("?n=99999999999999999999999", &["1.2", "B", "a", "c"]).lacks("link"),
+                    get(format!("{LIST}?n=-1")).fails(400, "UNSUPPORTED"),
+                    get(format!("{LIST}?n=x")).fails(400, "UNSUPPORTED"),
+                    get(format!("{LIST}?n=")).fails(400, "UNSUPPORTED"),
+                ],
+            ]),
+        ),
+        case(
+            "after the last one is gone",
+            steps([
+                image.push("{r}", "1"),
+                vec![
+                    delete("/v2/{r}/manifests/1"),
+                    page("", &[]),
+                    get(format!("/v2/{{r}}/manifests/{}", image.digest())),
+                ],
+            ]),
+        ),
+        case(
+            "a tag moves",
+            steps([
+                image.push("{r}", "1"),
+                Image::new(Algorithm::Sha256, "tagged next").push("{r}", "1"),
+                vec![
+                    get("/v2/{r}/manifests/1")
+                        .gives(Image::new(Algorithm::Sha256, "tagged next").bytes()),
+                    get(format!("/v2/{{r}}/manifests/{}", image.digest())).gives(image.bytes()),
+                    page("", &["1"]),
+                ],
+            ]),
+        ),
+    ]);
+}
+
+#[test]
+fn tags_that_are_made_once_are_not_moved() {
+    let daemon = daemon("[registry]\ncreate_only_tags = [\"v*\", \"sha256-*\"]\n");
+    let (one, two) =
+        (Image::new(Algorithm::Sha256, "once"), Image::new(Algorithm::Sha256, "twice"));
+    let signature = format!("sha256-{}.sig", one.digest().hex());
+    for door in Door::of(&daemon) {
+        door.run(&[case(
+            "create-only tags",
+            steps([
+                one.push("{r}", "v1"),
+                two.blobs("{r}"),
+                vec![
+                    two.manifest("{r}", "v1").fails(409, "DENIED").says("v1"),
+                    get("/v2/{r}/manifests/v1").gives(one.bytes()),
+                    one.manifest("{r}", "v1"),
+                    one.manifest("{r}", "latest"),
+                    two.manifest("{r}", "latest"),
+                    one.manifest("{r}", &signature),
+                    two.manifest("{r}", &signature),
+                    get(format!("/v2/{{r}}/manifests/{signature}")).gives(two.bytes()),
+                    delete("/v2/{r}/manifests/v1"),
+                    two.manifest("{r}", "v1"),
+                ],
+            ]),
+        )]);
+    }
+}
