@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::layout::{self, MemberKind};
 use crate::linking::{Linking, Scraps};
 use crate::names;
+use crate::quarantine::{self, Subject};
 use crate::sealed::Sealed;
 use crate::workspace::Name;
 
@@ -81,8 +82,17 @@ impl Repository {
             for digest in self.digests_in(&self.folder(kind))? {
                 let member = self.member(kind, &digest);
                 let blob = linking.pool.blob(&digest);
-                let is_file = self.disk().stat(&member).is_ok_and(|stat| stat.kind == Kind::File);
-                if is_file && !self.is_there(&blob)? {
+                let stat = match self.disk().stat(&member) {
+                    Ok(stat) if stat.kind == Kind::File => stat,
+                    _ => continue,
+                };
+                if self.is_there(&blob)? {
+                    continue;
+                }
+                // What rot took from the pool does not come back to it.
+                let is_good = !quarantine::knows(self.disk(), &Subject::Blob(digest))
+                    || self.prove(&digest, stat.size, &member).is_ok_and(|proved| proved.is_ok());
+                if is_good {
                     linking.link(&digest, &member, &blob)?;
                 }
             }

@@ -318,7 +318,10 @@ impl Case<'_> {
             }
             expected.insert(layout::blob_file(digest));
         }
-        if let Some(path) = seen.keys().find(|path| is_link(path) && !listed.contains_key(*path)) {
+        let stray = |path: &str| is_link(path) && !listed.contains_key(path);
+        if let Some((path, _)) =
+            seen.iter().find(|(path, seen)| seen.kind == Kind::File && stray(path))
+        {
             return Err(format!("{path} is left over"));
         }
         let names = names_on(disk);

@@ -30,7 +30,7 @@ pub(crate) fn judge(plan: &Plan, ended: &mut Ended, snapshot: &dyn Fn() -> Snaps
     {
         return Err(format!("{path} is left over"));
     }
-    let there = look(&seen)?;
+    let there = look(plan, &seen)?;
     note_look(ended, &there);
     listed(&ended.store, &there)?;
     let held: Vec<Key> = (0..N_KEYS).filter(|key| there.held[*key]).collect();
@@ -58,7 +58,7 @@ pub(crate) fn judge(plan: &Plan, ended: &mut Ended, snapshot: &dyn Fn() -> Snaps
 pub(crate) fn judge_crash(plan: &Plan, events: &[Event], disk: &SimDisk) -> Verdict {
     let opened = Store::open(std::sync::Arc::new(disk.clone()), round::options());
     let store = opened.map_err(|error| format!("the store does not open: {error}"))?;
-    let there = look(&disk.snapshot())?;
+    let there = look(plan, &disk.snapshot())?;
     listed(&store, &there)?;
     let mut events = events.to_vec();
     events.push(Event {
@@ -125,7 +125,7 @@ fn show(there: &There) -> String {
 }
 
 /// What the disk shows. A name that leads to nothing is an error whatever happened.
-fn look(seen: &Snapshot) -> Result<There, String> {
+fn look(plan: &Plan, seen: &Snapshot) -> Result<There, String> {
     let mut there = There { held: [false; N_KEYS], names: [None; N_NAMES] };
     let place = |key: Key| {
         let held = &keys()[key];
@@ -160,7 +160,9 @@ fn look(seen: &Snapshot) -> Result<There, String> {
         for (kind, digest) in held.artifact.listing() {
             let folder = layout::members(&held.workspace, name.repository(), kind);
             let file = folder.join(layout::digest_file(&digest)).to_string();
-            if !seen.contains_key(&file) {
+            // What rotted is put away until it is brought again.
+            let may_be_away = plan.rots && digest == plan::rotten();
+            if !may_be_away && !seen.contains_key(&file) {
                 return Err(format!("{name} leads to {key}, and {file} is not there"));
             }
         }
@@ -239,10 +241,12 @@ fn tidy(
         let Some(digest) = layout::digest_of_file(file) else { continue };
         let name = layout::blob_file(&digest);
         if seen.get(&name).is_some_and(|blob| blob.inode == entry.inode) {
-            let Some(n) = holders.get_mut(&name) else {
-                return Err(format!("{path} is listed and nobody needs it"));
-            };
-            *n += 1;
+            match holders.get_mut(&name) {
+                Some(n) => *n += 1,
+                // Rotten bytes are held by what lists them until somebody reads them there.
+                None if name == rotten && plan.rots => drop(expected.insert(name)),
+                None => return Err(format!("{path} is listed and nobody needs it")),
+            }
         } else if !(name == rotten && plan.rots) {
             return Err(format!("{path} is another file than {name}"));
         }
