@@ -4,10 +4,11 @@
 //! else is hashed before it is sealed: that it is listed says nothing of its bytes.
 
 use std::collections::HashSet;
+use std::io;
 
 use super::Repository;
 use crate::digest::Digest;
-use crate::disk::RelPath;
+use crate::disk::{RelPath, Stat};
 use crate::draft::{Draft, Listing, Receipt};
 use crate::error::Error;
 use crate::layout::MemberKind;
@@ -92,8 +93,11 @@ impl Repository {
         let draft = self.store.draft(&self.workspace)?;
         let mut unproved = Vec::new();
         for (child, found) in children {
-            self.check_size(&child, &found)?;
-            let stat = draft.adopt(&child, &found.path)?;
+            let adopted =
+                self.check_size(&child, &found).and_then(|()| draft.adopt(&child, &found.path));
+            let Some(stat) = self.unless_gone(&found, adopted)? else {
+                return Err(Error::Incomplete { missing: vec![child.digest] });
+            };
             if !self.inner().proofs.has(&child.digest, &stat) {
                 unproved.push(child);
             }
@@ -121,10 +125,14 @@ impl Repository {
                 .and_then(|sealed| sealed.stopped_by(&self.stop).blob(digest)),
             None => {
                 let stat = self.disk().stat(&found.path);
-                let size = stat.map_err(Error::disk("looking at", &found.path))?.size;
-                match self.prove(digest, size, &found.path)? {
-                    Ok(good) => Ok(CheckedBlob::new(*digest, size, good.file)),
-                    Err(_) => return Ok(None),
+                let stat = stat.map_err(Error::disk("looking at", &found.path));
+                let Some(Stat { size, .. }) = self.unless_gone(found, stat)? else {
+                    return Ok(None);
+                };
+                match self.prove(digest, size, &found.path) {
+                    Ok(Ok(good)) => Ok(CheckedBlob::new(*digest, size, good.file)),
+                    Ok(Err(_)) => return Ok(None),
+                    Err(error) => Err(error),
                 }
             }
         };
@@ -132,6 +140,18 @@ impl Repository {
             Ok(checked) => Ok(Some(checked)),
             Err(Error::Corrupt { .. } | Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Nothing, when what was found was deleted or put away in this moment.
+    fn unless_gone<T>(&self, found: &Found, result: Result<T, Error>) -> Result<Option<T>, Error> {
+        match result {
+            Err(Error::Disk { source, .. })
+                if source.kind() == io::ErrorKind::NotFound && !self.is_there(&found.path)? =>
+            {
+                Ok(None)
+            }
+            other => other.map(Some),
         }
     }
 
@@ -266,7 +286,10 @@ impl Push {
             if repository.prove_found(&digest, &found)?.is_none_or(|c| c.size() != size) {
                 return Ok(false);
             }
-            self.draft.adopt(child, &found.path)?;
+            let adopted = self.draft.adopt(child, &found.path);
+            if repository.unless_gone(&found, adopted)?.is_none() {
+                return Ok(false);
+            }
         }
         Ok(false)
     }
