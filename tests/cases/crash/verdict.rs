@@ -219,7 +219,8 @@ impl Case<'_> {
                 return Err(format!("{path} is still there"));
             }
             let is_good = Digest::compute(digest.algorithm(), &file.bytes) == *digest;
-            if !self.heals && !(is_good && seen.contains_key(&layout::blob_file(digest))) {
+            let is_whole = is_good && seen.contains_key(&layout::blob_file(digest));
+            if !self.heals && !is_whole {
                 return Err(format!("{path} is not what the store has"));
             }
         }
