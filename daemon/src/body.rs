@@ -270,15 +270,17 @@ pub async fn drain(body: &mut Incoming) {
 /// [`Code::ManifestTooLarge`] when there is more, [`Code::WrongSize`], [`Code::Timeout`].
 pub async fn whole(ask: &mut Ask, most: usize) -> Result<Bytes, Problem> {
     let stall = ask.app.config.timeouts.stall.0;
-    // However it comes, it has this long in all: who drips must not keep the room from others.
-    let longest = stall.saturating_mul(u32::try_from(most as u64 / PROGRESS + 1).unwrap_or(1));
+    // However it comes, it has this long in all: who drips must not keep the room from others. One
+    // that does not say how long it is gets as long as a short one twice.
+    let announced = ask.body.size_hint().exact().unwrap_or(PROGRESS).min(most as u64);
+    let longest = stall.saturating_mul(u32::try_from(announced / PROGRESS + 1).unwrap_or(1));
     let collected = tokio::time::timeout(longest, collect(&mut ask.body, most, stall)).await;
     let (bytes, is_whole) = collected.map_err(|_| stalled())??;
     ask.record.came_in(bytes.len() as u64);
     if is_whole && bytes.len() <= most {
         return Ok(bytes);
     }
-    let message = format!("a manifest has at most {most} bytes here");
+    let message = format!("the body has more than {most} bytes");
     Err(Problem::new(Code::ManifestTooLarge, message)
         .hint("limits.manifest_size of bonded sets the limit"))
 }

@@ -9,6 +9,7 @@ mod limits;
 mod manifests;
 mod names;
 mod planes;
+mod races;
 mod referrers;
 mod rot;
 mod tags;

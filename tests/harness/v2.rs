@@ -416,7 +416,11 @@ pub fn loopback(daemon: &Daemon) -> Option<String> {
 /// A daemon with a loopback listener, and this configuration.
 #[track_caller]
 pub fn daemon(config: &str) -> Daemon {
-    crate::Home::new(config).words(&["--listen", "127.0.0.1:0", "--allow-anonymous"]).start()
+    let words = ["--listen", "127.0.0.1:0", "--allow-anonymous"];
+    let daemon = crate::Home::new(config).words(&words).start();
+    // Its log is written by a thread of its own, and may say so after the first answer.
+    crate::wait_until("the log says where", || loopback(&daemon).is_some());
+    daemon
 }
 
 // === impl Answer ===

@@ -5,13 +5,14 @@
 use std::io::{self, Read};
 use std::ops::Range;
 
+use bytes::Bytes;
 use cas::digest::Digest;
-use cas::{CheckedBlob, Repository};
+use cas::{CheckedBlob, Held, Repository, Stop};
 use http::header;
 use wire::Problem;
 
-use super::blob_head::{described, size};
-use super::{inside, path, quoted, repository, target, text};
+use super::blob_head::described;
+use super::{inside, job, path, quoted, repository, target, text};
 use crate::answer::Answer;
 use crate::ask::Ask;
 use crate::bridge;
@@ -22,19 +23,48 @@ use crate::v2::fault::{Fault, Kind};
 use crate::v2::path::Access;
 use crate::v2::range::{self, Part};
 
+/// Blobs up to this are read whole by the job that finds them, and go out as they are.
+const AT_ONCE: u64 = 64 << 10;
+
+/// What the first job found.
+enum Found {
+    Small(Vec<u8>),
+    Large(Box<Held>),
+}
+
 pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
     let target = target(ask, Access::Read, Right::Read)?;
     let digest = path(ask)?.digest()?;
     ask.record.digest = Some(digest);
-    let repository = repository(ask, &target);
-    let Some(wanted) = wanted(ask, &digest) else {
-        return whole(ask, repository, digest).await;
+    let (repository, wanted) = (repository(ask, &target), wanted(ask, &digest));
+    let sought = repository.clone();
+    let find = move || {
+        let told = |error| inside(error, &sought, Kind::BlobUnknown, &digest);
+        let held = sought.blob(&digest).map_err(told)?;
+        if held.size() > AT_ONCE {
+            return Ok(Found::Large(Box::new(held)));
+        }
+        let mut bytes = Vec::new();
+        let read = held.stream().map_err(told)?.read_to_end(&mut bytes);
+        read.map(|_| Found::Small(bytes)).map_err(|error| broken(&digest, &error))
     };
-    let size = size(ask, repository.clone(), digest).await?;
-    match range::wanted(Some(&wanted), size) {
-        Part::Whole => whole(ask, repository, digest).await,
-        Part::Bytes(bytes) => part(ask, repository, digest, bytes, size).await,
-        Part::OutOfReach => {
+    let found = job(ask, bridge::Kind::Short, find).await?;
+    let size = match &found {
+        Found::Small(bytes) => bytes.len() as u64,
+        Found::Large(held) => held.size(),
+    };
+    match (range::wanted(wanted.as_deref(), size), found) {
+        (Part::Whole, Found::Small(bytes)) => {
+            described(Answer::bytes(status::DONE, bytes), &digest)
+        }
+        (Part::Whole, Found::Large(held)) => whole(ask, *held, digest).await,
+        (Part::Bytes(part), Found::Small(bytes)) => {
+            let within = |at| usize::try_from(at).unwrap_or(usize::MAX);
+            let bytes = Bytes::from(bytes).slice(within(part.start)..within(part.end));
+            in_part(Answer::bytes(status::PART, bytes), &digest, &part, size)
+        }
+        (Part::Bytes(part), Found::Large(_)) => cut(ask, repository, digest, part, size).await,
+        (Part::OutOfReach, _) => {
             let message = format!("the blob has {size} bytes");
             let fault = Fault::new(Kind::OutOfReach, message);
             Err(fault.with(header::CONTENT_RANGE, &format!("bytes */{size}")))
@@ -51,39 +81,42 @@ fn wanted(ask: &Ask, digest: &Digest) -> Option<String> {
     }
 }
 
-async fn whole(ask: &Ask, repository: Repository, digest: Digest) -> Result<Answer, Fault> {
+async fn whole(ask: &Ask, held: Held, digest: Digest) -> Result<Answer, Fault> {
     let open = move || {
-        let told = |error| inside(error, &repository, Kind::BlobUnknown, &digest);
-        let reader = repository.blob(&digest).and_then(cas::Held::stream).map_err(told)?;
+        let reader = held.stream()?;
         let size = reader.size();
         Ok(Outgoing { reader, size, broken: move |error: &_| broken(&digest, error) })
     };
-    let (pieces, size) = outgoing::start(ask, open).await?;
+    let (pieces, size) = outgoing::start::<_, _, Fault>(ask, open).await?;
     described(Answer::stream(pieces, size), &digest)
 }
 
-async fn part(
+async fn cut(
     ask: &Ask,
     repository: Repository,
     digest: Digest,
-    bytes: Range<u64>,
+    part: Range<u64>,
     size: u64,
 ) -> Result<Answer, Fault> {
-    let check = move |stop: &cas::Stop| {
+    let check = move |stop: &Stop| {
         let repository = repository.stopped_by(stop);
-        let told = |error| inside(error, &repository, Kind::BlobUnknown, &digest);
-        Ok(repository.blob(&digest).and_then(cas::Held::checked).map_err(told))
+        let checked = repository.blob(&digest).and_then(Held::checked);
+        Ok(checked.map_err(|error| inside(error, &repository, Kind::BlobUnknown, &digest)))
     };
     let blob = ask.run_while_wanted(bridge::Kind::Hashing, check).await??;
-    let shown = format!("bytes {}-{}/{size}", bytes.start, bytes.end.saturating_sub(1));
+    let left = part.clone();
     let open = move || {
-        let size = bytes.end.saturating_sub(bytes.start);
-        let reader = Slice { blob, left: bytes };
+        let size = left.end.saturating_sub(left.start);
+        let reader = Slice { blob, left };
         Ok(Outgoing { reader, size, broken: move |error: &_| broken(&digest, error) })
     };
-    let (pieces, size) = outgoing::start::<_, _, Fault>(ask, open).await?;
-    let answer = described(Answer::stream(pieces, size).status(status::PART), &digest)?;
-    Ok(answer.header(header::CONTENT_RANGE, text(&shown)?))
+    let (pieces, n_bytes) = outgoing::start::<_, _, Fault>(ask, open).await?;
+    in_part(Answer::stream(pieces, n_bytes).status(status::PART), &digest, &part, size)
+}
+
+fn in_part(answer: Answer, digest: &Digest, part: &Range<u64>, size: u64) -> Result<Answer, Fault> {
+    let shown = format!("bytes {}-{}/{size}", part.start, part.end.saturating_sub(1));
+    Ok(described(answer, digest)?.header(header::CONTENT_RANGE, text(&shown)?))
 }
 
 /// A part of a blob, read from the descriptor that was hashed.

@@ -16,21 +16,13 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
     let target = target(ask, Access::Read, Right::Read)?;
     let digest = path(ask)?.digest()?;
     ask.record.digest = Some(digest);
-    let size = size(ask, repository(ask, &target), digest).await?;
-    described(Answer::empty(status::DONE).header(header::CONTENT_LENGTH, number(size)), &digest)
-}
-
-/// How long a blob of the repository is.
-pub(super) async fn size(
-    ask: &Ask,
-    repository: cas::Repository,
-    digest: Digest,
-) -> Result<u64, Fault> {
+    let repository = repository(ask, &target);
     let look = move || {
         let told = |error| inside(error, &repository, Kind::BlobUnknown, &digest);
         Ok(repository.blob(&digest).map_err(told)?.size())
     };
-    job(ask, bridge::Kind::Short, look).await
+    let size = job(ask, bridge::Kind::Short, look).await?;
+    described(Answer::empty(status::DONE).header(header::CONTENT_LENGTH, number(size)), &digest)
 }
 
 /// What every answer about a blob says of it.

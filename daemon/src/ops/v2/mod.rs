@@ -184,6 +184,16 @@ async fn job<T: Send + 'static>(
     ask.run(kind, move || Ok(job())).await?
 }
 
+/// Hands the request's bytes to a blocking job, and says how many there are when that is known.
+async fn bring<T, F>(ask: &mut Ask, job: F) -> Result<T, Fault>
+where
+    T: Send + 'static,
+    F: FnOnce(cas::Source<'_>, Option<u64>) -> Result<T, Fault> + Send + 'static,
+{
+    let job = move |source: cas::Source<'_>, size| Ok(job(source, size));
+    body::bring(ask, body::Range::default(), job).await?
+}
+
 /// A header field that says a number.
 fn number(n: u64) -> HeaderValue {
     HeaderValue::from(n)

@@ -4,10 +4,9 @@
 use cas::digest::{Algorithm, Digest};
 use http::{HeaderValue, StatusCode, header};
 
-use super::{UPLOAD_UUID, Upload, job, made, query, repository, target, text};
+use super::{UPLOAD_UUID, Upload, bring, job, made, query, repository, target, text};
 use crate::answer::Answer;
 use crate::ask::Ask;
-use crate::body;
 use crate::bridge;
 use crate::policy::Right;
 use crate::status;
@@ -74,11 +73,11 @@ async fn mount(
 pub(super) async fn take(ask: &mut Ask, target: &Target, digest: Digest) -> Result<(), Fault> {
     ask.record.digest = Some(digest);
     let repository = repository(ask, target);
-    let take = move |source: cas::Source<'_>, size| {
-        Ok(repository.take(&digest, size, source).map_err(Fault::from))
-    };
-    body::bring(ask, body::Range::default(), take).await??;
-    Ok(())
+    bring(ask, move |source, size| {
+        repository.take(&digest, size, source)?;
+        Ok(())
+    })
+    .await
 }
 
 /// Where an upload goes on, and how far it has come.

@@ -1,16 +1,16 @@
 //! `DELETE /v2/**/blobs/uploads/*`: an upload is given up; nothing of it stays.
 
 use super::job;
-use super::upload_patch::find;
+use super::upload_patch::hold;
 use crate::answer::Answer;
 use crate::ask::Ask;
 use crate::bridge;
 use crate::v2::fault::Fault;
 
 pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
-    let (target, id, upload) = find(ask)?;
-    drop(upload);
+    let (target, id, upload) = hold(ask).await?;
     let ended = ask.app.uploads.end(&id, ask.caller.peer.raw_uid(), &target)?;
+    drop(upload);
     let give_up = move || {
         drop(ended);
         Ok(())

@@ -9,10 +9,9 @@ use http_body::Body as _;
 use tokio::sync::OwnedMutexGuard;
 
 use super::upload_begin::{come_so_far, so_far};
-use super::{Upload, path, repository, target};
+use super::{Upload, bring, path, repository, target};
 use crate::answer::Answer;
 use crate::ask::Ask;
-use crate::body;
 use crate::policy::Right;
 use crate::status;
 use crate::v2::fault::{Fault, Kind};
@@ -24,30 +23,32 @@ use crate::v2::sessions;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
-    let (target, id, upload) = find(ask)?;
-    let upload = hold(upload).await?;
+    let (target, id, upload) = hold(ask).await?;
     in_order(ask, &target, &id, upload.offset())?;
     let upload = append(ask, &target, upload).await?;
+    // It may have been cancelled meanwhile; if not, it was used just now, however long that took.
+    find(ask, &id, &target)?;
     so_far(status::ACCEPTED, &target, &id, upload.offset())
 }
 
-/// The upload that the path names, if it is the peer's.
-pub(super) fn find(
+/// The upload that the path names, if it is the peer's. One request at a time has it.
+pub(super) async fn hold(
     ask: &mut Ask,
-) -> Result<(Target, String, Arc<sessions::Upload<Upload>>), Fault> {
+) -> Result<(Target, String, OwnedMutexGuard<Upload>), Fault> {
     let target = target(ask, Access::Write, Right::Put)?;
     let id = path(ask)?.upload().to_owned();
-    let upload = ask.app.uploads.find(&id, ask.caller.peer.raw_uid(), &target)?;
+    let upload = find(ask, &id, &target)?;
+    let upload = tokio::time::timeout(PATIENCE, upload.lock_owned())
+        .await
+        .map_err(|_| Fault::new(Kind::TooMany, "another request is busy with this upload"))?;
+    // Whoever had it meanwhile may have ended it.
+    find(ask, &id, &target)?;
     Ok((target, id, upload))
 }
 
-/// One request at a time has an upload.
-pub(super) async fn hold(
-    upload: Arc<sessions::Upload<Upload>>,
-) -> Result<OwnedMutexGuard<Upload>, Fault> {
-    tokio::time::timeout(PATIENCE, upload.lock_owned())
-        .await
-        .map_err(|_| Fault::new(Kind::TooMany, "another request is busy with this upload"))
+/// An upload of the peer's; that it was looked for counts as use of it.
+fn find(ask: &Ask, id: &str, target: &Target) -> Result<Arc<sessions::Upload<Upload>>, Fault> {
+    ask.app.uploads.find(id, ask.caller.peer.raw_uid(), target)
 }
 
 /// Whether the body begins where the upload has come to, and is as long as it says.
@@ -78,19 +79,16 @@ pub(super) async fn append(
     mut upload: OwnedMutexGuard<Upload>,
 ) -> Result<OwnedMutexGuard<Upload>, Fault> {
     let repository = repository(ask, target);
-    let append = move |source: cas::Source<'_>, _| {
+    bring(ask, move |source, _| {
         let algorithm = upload.algorithm;
-        let append = || {
-            let spool = match &mut upload.spool {
-                Some(spool) => spool,
-                none => none.insert(repository.begin_upload(algorithm)?),
-            };
-            spool.append(source)
+        let spool = match &mut upload.spool {
+            Some(spool) => spool,
+            none => none.insert(repository.begin_upload(algorithm)?),
         };
-        let outcome = append();
-        Ok(outcome.map(|_| upload).map_err(Fault::from))
-    };
-    body::bring(ask, body::Range::default(), append).await?
+        spool.append(source)?;
+        Ok(upload)
+    })
+    .await
 }
 
 impl Upload {

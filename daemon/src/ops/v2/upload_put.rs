@@ -6,7 +6,7 @@ use http_body::Body as _;
 use tokio::sync::OwnedMutexGuard;
 
 use super::upload_begin::take;
-use super::upload_patch::{append, find, hold, in_order};
+use super::upload_patch::{append, hold, in_order};
 use super::{Upload, job, made, query};
 use crate::answer::Answer;
 use crate::ask::Ask;
@@ -15,14 +15,13 @@ use crate::v2::fault::{Fault, Kind};
 use crate::v2::path;
 
 pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
-    let (target, id, session) = find(ask)?;
+    let (target, id, upload) = hold(ask).await?;
     let query = query(ask)?;
     let digest = query
         .once("digest")?
         .ok_or_else(|| Fault::new(Kind::DigestInvalid, "the query lacks the digest"))?;
     let digest = path::digest(digest)?;
     ask.record.digest = Some(digest);
-    let upload = hold(session.clone()).await?;
     in_order(ask, &target, &id, upload.offset())?;
 
     let ended = match upload.spool.is_none() {
