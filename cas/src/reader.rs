@@ -14,11 +14,11 @@ const STEP: usize = 256 << 10;
 /// From this size on, a file that is not in the page cache is read past it.
 const PAST_CACHE_FROM: u64 = 8 << 20;
 /// Bytes read at once past the page cache.
-const DIRECT_STEP: usize = 512 << 10;
+const DIRECT_STEP: usize = 1 << 20;
 /// Reads in flight past the page cache: one keeps no disk busy.
-const N_LANES: usize = 2;
-/// Buffers of each: one being filled, one being hashed, one that waits.
-const N_BUFFERS: usize = 3;
+const N_LANES: usize = 3;
+/// Buffers of each: one being filled, one that waits or is being hashed.
+const N_BUFFERS: usize = 2;
 /// Bytes that [`Verified`] keeps back until the digest agrees.
 const WITHHELD: usize = 64 << 10;
 
