@@ -21,8 +21,6 @@ use crate::stop::Stop;
 
 /// Bytes that go through at once where no other thread takes part.
 const STEP: usize = 128 << 10;
-/// How much room a stream of unknown length asks for at once.
-const GROWTH: u64 = 16 << 20;
 /// Bytes that go from thread to thread at once.
 const CHUNK: usize = 1 << 20;
 /// Chunks of one blob in flight: one being read, one hashed, two written, two waiting.
@@ -66,8 +64,8 @@ pub(crate) struct Intake<'a> {
     pub(crate) progress: &'a AtomicU64,
     /// Keeps a copy of the store's file when that turned out to be rotten.
     pub(crate) on_rot: Box<OnRot<'a>>,
-    /// Asked before a stream of unknown length may grow by so many bytes.
-    pub(crate) may_grow: Box<MayGrow<'a>>,
+    /// Asked before a stream may grow by so many bytes.
+    pub(crate) may_grow: &'a MayGrow<'a>,
 }
 
 impl Intake<'_> {
@@ -130,9 +128,7 @@ impl Intake<'_> {
         let mut at: u64 = 0;
         loop {
             let filled = reading.fill(&mut buffer)?;
-            if expected.size.is_none() && at.is_multiple_of(GROWTH) {
-                (self.may_grow)(GROWTH)?;
-            }
+            self.grow(reading, filled)?;
             check_not_longer(expected, &hasher, at + filled as u64)?;
             hasher.update(&buffer[..filled]);
             lane.take(&buffer[..filled], at)?;
@@ -195,6 +191,7 @@ impl Intake<'_> {
                 // No free buffer means that every lane has given up; its own error says why.
                 let Some(mut chunk) = ring.next(n_read) else { return Ok(None) };
                 let filled = reading.fill(chunk.space())?;
+                self.grow(reading, filled)?;
                 chunk.set_filled(filled);
                 n_read += filled as u64;
                 let chunk = Arc::new(chunk);
@@ -256,6 +253,14 @@ impl Intake<'_> {
             }
             Ok((Proved { digest, size: at, kept, synced }, rewritten))
         })
+    }
+
+    /// Asks for room for what came of a stream. A file has its own already.
+    fn grow(&self, reading: &Reading<'_>, filled: usize) -> Result<(), Error> {
+        match reading.is_file() || filled == 0 {
+            true => Ok(()),
+            false => (self.may_grow)(filled as u64),
+        }
     }
 
     /// A file of our own that shares its extents with the bringer's, where the filesystem can.
