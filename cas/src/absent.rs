@@ -49,12 +49,12 @@ impl Record {
     /// Moves the record to its place, durably: no layout may be there without it.
     pub(crate) fn publish(&self, disk: &dyn Disk) -> Result<(), Error> {
         disk.rename(&self.from, &self.to).map_err(Error::disk("renaming", &self.from))?;
-        let Some((folder, _)) = self.to.split() else { return Ok(()) };
-        disk.sync_dir(&folder).map_err(Error::disk("syncing", &folder))
+        sync_folder_of(disk, &self.to)
     }
 }
 
-/// Removes an artifact's record, if there is one: it was retired, or has all its layers now.
+/// Removes an artifact's record, durably, if there is one: it was retired, or has all its layers
+/// now. The caller excludes others from the artifact.
 pub(crate) fn remove(
     disk: &dyn Disk,
     workspace: &Workspace,
@@ -63,8 +63,16 @@ pub(crate) fn remove(
     let path = layout::absences(workspace, artifact);
     match disk.unlink(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(Error::disk("removing", &path)),
+        other => {
+            other.map_err(Error::disk("removing", &path))?;
+            sync_folder_of(disk, &path)
+        }
     }
+}
+
+fn sync_folder_of(disk: &dyn Disk, path: &RelPath) -> Result<(), Error> {
+    let Some((folder, _)) = path.split() else { return Ok(()) };
+    disk.sync_dir(&folder).map_err(Error::disk("syncing", &folder))
 }
 
 /// What an artifact was sealed without; nothing when no record says so.
@@ -98,15 +106,15 @@ pub(crate) fn get(
     }
 }
 
-/// Removes the records of artifacts that are not there: a crash came between them and their end.
-pub(crate) fn tidy(disk: &dyn Disk, workspace: &Workspace) -> Result<(), Error> {
+/// Removes the records of artifacts that are not there, or lack nothing: a crash came between them
+/// and their end.
+pub(crate) fn tidy(disk: &dyn Disk, workspace: &Workspace, limit: usize) -> Result<(), Error> {
     for algorithm in Algorithm::ALL {
         let folder = layout::absences_by(workspace, algorithm);
-        let mut stray = Vec::new();
+        let mut found = Vec::new();
         let listed = disk.list(&folder, &mut |entry| {
-            let artifact = Digest::from_hex(algorithm, &entry.name);
-            if artifact.is_ok_and(|a| disk.stat(&layout::artifact(workspace, &a)).is_err()) {
-                stray.push(folder.join(&entry.name));
+            if let Ok(artifact) = Digest::from_hex(algorithm, &entry.name) {
+                found.push(artifact);
             }
             ControlFlow::Continue(())
         });
@@ -114,8 +122,14 @@ pub(crate) fn tidy(disk: &dyn Disk, workspace: &Workspace) -> Result<(), Error> 
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             other => other.map_err(Error::disk("listing", &folder))?,
         }
-        for path in stray {
-            disk.unlink(&path).map_err(Error::disk("removing", &path))?;
+        for artifact in found {
+            let place = layout::artifact(workspace, &artifact);
+            let is_there = |path: &RelPath| disk.stat(path).is_ok();
+            let absent = get(disk, workspace, &artifact, limit)?;
+            let lacks = absent.iter().any(|layer| !is_there(&layout::blob_in(&place, layer)));
+            if !is_there(&place) || !lacks {
+                remove(disk, workspace, &artifact)?;
+            }
         }
     }
     Ok(())

@@ -144,6 +144,11 @@ impl Index {
                 holds.remove(key(&[workspace, member, artifact]));
             }
             self.holds.apply_batch(holds)?;
+            let mut prefix = key_of.clone();
+            prefix.push(0);
+            for name in self.names.scan_prefix(prefix).keys() {
+                self.names.remove(name?)?;
+            }
             self.verified.remove(key_of).map(drop)
         });
     }
@@ -216,6 +221,11 @@ impl Index {
         let last =
             move |key: sled::IVec| std::str::from_utf8(key.get(from..)?).ok()?.parse::<T>().ok();
         Some(tree.scan_prefix(prefix).keys().map(move |key| last(key.ok()?)))
+    }
+
+    /// Says that something which should be here is not.
+    pub(crate) fn tear(&self) {
+        self.is_torn.store(true, Ordering::Relaxed);
     }
 
     fn said(&self, doing: &str, what: impl FnOnce() -> sled::Result<()>) {

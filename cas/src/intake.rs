@@ -21,8 +21,6 @@ use crate::stop::Stop;
 
 /// Bytes that go through at once where no other thread takes part.
 const STEP: usize = 128 << 10;
-/// How much room a stream of unknown length asks for at once.
-const GROWTH: u64 = 16 << 20;
 /// Bytes that go from thread to thread at once.
 const CHUNK: usize = 1 << 20;
 /// Chunks of one blob in flight: one being read, one hashed, two written, two waiting.
@@ -66,8 +64,8 @@ pub(crate) struct Intake<'a> {
     pub(crate) progress: &'a AtomicU64,
     /// Keeps a copy of the store's file when that turned out to be rotten.
     pub(crate) on_rot: Box<OnRot<'a>>,
-    /// Asked before a stream of unknown length may grow by so many bytes.
-    pub(crate) may_grow: Box<MayGrow<'a>>,
+    /// Asked before a stream may grow by so many bytes.
+    pub(crate) may_grow: &'a MayGrow<'a>,
 }
 
 impl Intake<'_> {
@@ -130,9 +128,7 @@ impl Intake<'_> {
         let mut at: u64 = 0;
         loop {
             let filled = reading.fill(&mut buffer)?;
-            if expected.size.is_none() && at.is_multiple_of(GROWTH) {
-                (self.may_grow)(GROWTH)?;
-            }
+            self.grow(reading, filled)?;
             check_not_longer(expected, &hasher, at + filled as u64)?;
             hasher.update(&buffer[..filled]);
             lane.take(&buffer[..filled], at)?;
@@ -156,7 +152,8 @@ impl Intake<'_> {
         reading: &mut Reading<'_>,
     ) -> Result<(Proved, bool), Error> {
         let size = expected.size.unwrap_or(0);
-        let reads_ahead = reading.is_file();
+        // Beside a comparison, which reads as much again, a thread that only reads is one too many.
+        let reads_ahead = reading.is_file() && self.existing.is_none();
         let ring = Ring::new(N_CHUNKS, CHUNK);
         // Room is taken ahead only for a file that is there, never on a stream's word.
         let ahead = if reads_ahead { size } else { 0 };
@@ -194,6 +191,7 @@ impl Intake<'_> {
                 // No free buffer means that every lane has given up; its own error says why.
                 let Some(mut chunk) = ring.next(n_read) else { return Ok(None) };
                 let filled = reading.fill(chunk.space())?;
+                self.grow(reading, filled)?;
                 chunk.set_filled(filled);
                 n_read += filled as u64;
                 let chunk = Arc::new(chunk);
@@ -255,6 +253,14 @@ impl Intake<'_> {
             }
             Ok((Proved { digest, size: at, kept, synced }, rewritten))
         })
+    }
+
+    /// Asks for room for what came of a stream. A file has its own already.
+    fn grow(&self, reading: &Reading<'_>, filled: usize) -> Result<(), Error> {
+        match reading.is_file() || filled == 0 {
+            true => Ok(()),
+            false => (self.may_grow)(filled as u64),
+        }
     }
 
     /// A file of our own that shares its extents with the bringer's, where the filesystem can.
@@ -335,7 +341,7 @@ fn finish(expected: &Expected, hasher: Hasher, actual: u64) -> Result<Digest, Er
 /// the same, written otherwise.
 struct Lane<'a> {
     intake: &'a Intake<'a>,
-    existing: Option<&'a dyn File>,
+    existing: Option<Existing<'a>>,
     file: Option<Arc<dyn File>>,
     /// The store's copy was found rotten on the way.
     rewritten: bool,
@@ -344,8 +350,9 @@ struct Lane<'a> {
 impl<'a> Lane<'a> {
     fn new(intake: &'a Intake<'a>, large: Option<u64>) -> Result<Lane<'a>, Error> {
         let existing = intake.existing.as_deref();
+        let existing = existing.map(|file| Existing::new(file, large.is_some()));
         let mut lane = Lane { intake, existing, file: None, rewritten: false };
-        if existing.is_none() {
+        if lane.existing.is_none() {
             lane.create(large)?;
         }
         Ok(lane)
@@ -371,11 +378,11 @@ impl<'a> Lane<'a> {
     }
 
     fn take(&mut self, bytes: &[u8], at: u64) -> Result<(), Error> {
-        if let Some(existing) = self.existing {
-            if is_same(existing, bytes, at) {
+        if let Some(existing) = &mut self.existing {
+            if existing.has(bytes, at) {
                 return Ok(());
             }
-            self.give_up(existing, at)?;
+            self.give_up(at)?;
         }
         let Some(file) = &self.file else { return Ok(()) };
         write_all_at(&**file, bytes, at).map_err(Error::disk("writing", self.intake.path))
@@ -383,9 +390,9 @@ impl<'a> Lane<'a> {
 
     /// The store's copy is rotten from somewhere after `upto` on: a new file begins with what was
     /// the same so far.
-    fn give_up(&mut self, existing: &dyn File, upto: u64) -> Result<(), Error> {
+    fn give_up(&mut self, upto: u64) -> Result<(), Error> {
         let (disk, path) = (self.intake.disk, self.intake.path);
-        self.existing = None;
+        let Some(existing) = self.existing.take() else { return Ok(()) };
         self.rewritten = true;
         disk.unlink(path).map_err(Error::disk("removing", path))?;
         let file = self.create(None)?;
@@ -394,7 +401,7 @@ impl<'a> Lane<'a> {
         while at < upto {
             let step = buffer.len().min(usize::try_from(upto - at).unwrap_or(usize::MAX));
             let part = &mut buffer[..step];
-            read_exact_at(existing, part, at).map_err(Error::disk("reading", path))?;
+            read_exact_at(existing.file, part, at).map_err(Error::disk("reading", path))?;
             write_all_at(&*file, part, at).map_err(Error::disk("writing", path))?;
             at += step as u64;
         }
@@ -403,20 +410,40 @@ impl<'a> Lane<'a> {
 
     /// The bringer's bytes have ended: the store's copy must end there as well.
     fn finish(&mut self, size: u64) -> Result<(), Error> {
-        if let Some(existing) = self.existing
-            && !existing.stat().is_ok_and(|stat| stat.size == size)
+        if let Some(existing) = &self.existing
+            && !existing.file.stat().is_ok_and(|stat| stat.size == size)
         {
-            self.give_up(existing, size)?;
+            self.give_up(size)?;
         }
         Ok(())
     }
 }
 
-/// Whether the store's copy has these bytes there. A copy that cannot be read is not the same.
-fn is_same(existing: &dyn File, bytes: &[u8], at: u64) -> bool {
-    let mut own = Aligned::new(bytes.len().min(STEP));
-    bytes.chunks(STEP).zip(0_u64..).all(|(part, i)| {
-        let own = &mut own.space()[..part.len()];
-        read_exact_at(existing, own, at + i * STEP as u64).is_ok() && own == part
-    })
+/// The store's copy, being compared.
+struct Existing<'a> {
+    file: &'a dyn File,
+    /// The same past the page cache, if it was not in there.
+    past_cache: Option<Box<dyn File>>,
+    own: Aligned,
+}
+
+impl<'a> Existing<'a> {
+    fn new(file: &'a dyn File, is_large: bool) -> Existing<'a> {
+        // If that cannot be asked, it is read as always.
+        let past_cache = if is_large { file.past_cache().unwrap_or(None) } else { None };
+        // From the page cache, what is compared should still be in the core's own.
+        let step = if past_cache.is_some() { CHUNK } else { STEP };
+        Existing { file, past_cache, own: Aligned::new(step) }
+    }
+
+    /// Whether the copy has these bytes there. One that cannot be read has not.
+    fn has(&mut self, bytes: &[u8], at: u64) -> bool {
+        let file = self.past_cache.as_deref().unwrap_or(self.file);
+        let space = self.own.space();
+        let step = space.len();
+        bytes.chunks(step).zip(0_u64..).all(|(part, i)| {
+            let own = &mut space[..part.len()];
+            read_exact_at(file, own, at + i * step as u64).is_ok() && own == part
+        })
+    }
 }

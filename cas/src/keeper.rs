@@ -67,10 +67,13 @@ impl Store {
     pub fn retire(&self, workspace: &Workspace, digest: &Digest) -> Result<Retired, Error> {
         let inner = &*self.inner;
         let disk = &*inner.disk;
-        let size = self.facts(workspace, digest).map_or(0, |facts| facts.size);
         let gone = inner.staging("retired");
         let artifact = inner.lock_artifact(workspace, digest);
         let sealed = self.sealed(workspace, digest)?;
+        let size = match self.facts(workspace, digest) {
+            Err(Error::Busy) => return Err(Error::Busy),
+            facts => facts.map_or(0, |facts| facts.size),
+        };
         let led = self.names_of(workspace, digest)?;
         let parts = inner.digests_in(&sealed.path())?;
 
@@ -112,20 +115,20 @@ impl Store {
             let digests: Vec<Digest> = members.iter().map(|member| member.digest).collect();
             index.forget(workspace, digest, &digests);
         }
-        drop(artifact);
         unsynced.folders.push(RelPath::new(layout::STAGING));
         unsynced.folders.extend(sealed.path().split().map(|(folder, _)| folder));
         inner.settle(&unsynced)?;
         inner.take_usage(workspace, size);
 
         // The hold has ended. What follows is tidying: what of it fails, the next start does.
+        if let Err(error) = absent::remove(disk, workspace, digest) {
+            tracing::warn!(%digest, %error, "the record of absent layers stays");
+        }
         for repository in &touched {
             let _repository = repository.exclude();
             names::tidy(disk, workspace, repository.name());
         }
-        if let Err(error) = absent::remove(disk, workspace, digest) {
-            tracing::warn!(%digest, %error, "the record of absent layers stays");
-        }
+        drop(artifact);
         if let Err(error) = inner.remove_tree(&gone) {
             tracing::warn!(%digest, %error, "a retired layout stays in staging until the next start");
         }

@@ -1,6 +1,7 @@
 //! Readers that hash what they read, and give nothing away before it is proved.
 
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
@@ -14,16 +15,18 @@ const STEP: usize = 256 << 10;
 /// From this size on, a file that is not in the page cache is read past it.
 const PAST_CACHE_FROM: u64 = 8 << 20;
 /// Bytes read at once past the page cache.
-const DIRECT_STEP: usize = 512 << 10;
+const DIRECT_STEP: usize = 1 << 20;
 /// Reads in flight past the page cache: one keeps no disk busy.
-const N_LANES: usize = 2;
-/// Buffers of each: one being filled, one being hashed, one that waits.
-const N_BUFFERS: usize = 3;
+const N_LANES: usize = 3;
+/// Buffers of each: one being filled, one that waits or is being hashed.
+const N_BUFFERS: usize = 2;
+/// Lanes of all files at once: so many threads and buffers are there at most.
+const MOST_LANES: usize = 24;
 /// Bytes that [`Verified`] keeps back until the digest agrees.
 const WITHHELD: usize = 64 << 10;
 
-/// Hashes a file whole, at most one byte beyond `size`, and says how many bytes it saw. Ends early
-/// when told to stop.
+/// Hashes a file whole and says how many bytes it saw; one that is longer than `size` is not read
+/// to its end. Ends early when told to stop.
 ///
 /// What is in the page cache is copied out of it and hashed by this thread alone: with another that
 /// copies ahead the bytes go from core to core, and that is slower. What is not there is read past
@@ -35,9 +38,11 @@ pub(crate) fn hash(
     stop: &Stop,
 ) -> io::Result<(Digest, u64)> {
     if size >= PAST_CACHE_FROM
+        && let Some(lanes) = Lanes::take()
         && let Some(file) = file.past_cache()?
+        && let Some(hashed) = hash_past_cache(&*file, algorithm, size, stop, &lanes)
     {
-        return hash_past_cache(&*file, algorithm, size, stop);
+        return hashed;
     }
     let mut hasher = Hasher::new(algorithm);
     let step = STEP.min(usize::try_from(size.saturating_add(1)).unwrap_or(STEP));
@@ -55,19 +60,39 @@ pub(crate) fn hash(
     Ok((hasher.finish(), at))
 }
 
-/// Each lane reads every n-th chunk; this thread hashes them in their order.
+/// The right to [`N_LANES`] lanes.
+struct Lanes;
+
+static N_TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+impl Lanes {
+    fn take() -> Option<Lanes> {
+        let add = |taken: usize| (taken + N_LANES <= MOST_LANES).then_some(taken + N_LANES);
+        N_TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok().map(|_| Lanes)
+    }
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        N_TAKEN.fetch_sub(N_LANES, Ordering::Relaxed);
+    }
+}
+
+/// Each lane reads every n-th chunk; this thread hashes them in their order. `None` when the system
+/// gives no threads: then it is read as always.
 fn hash_past_cache(
     file: &dyn File,
     algorithm: Algorithm,
     size: u64,
     stop: &Stop,
-) -> io::Result<(Digest, u64)> {
+    _right: &Lanes,
+) -> Option<io::Result<(Digest, u64)>> {
     let mut hasher = Hasher::new(algorithm);
     thread::scope(|scope| {
-        let lanes: Vec<_> = (0..N_LANES)
+        let lanes: io::Result<Vec<_>> = (0..N_LANES)
             .map(|lane| {
                 let (send, receive) = sync_channel(N_BUFFERS);
-                let read = scope.spawn(move || -> io::Result<()> {
+                let read = move || -> io::Result<()> {
                     let ring = Ring::new(N_BUFFERS, DIRECT_STEP);
                     let mut at = (lane * DIRECT_STEP) as u64;
                     while at <= size {
@@ -81,10 +106,12 @@ fn hash_past_cache(
                         at += (N_LANES * DIRECT_STEP) as u64;
                     }
                     Ok(())
-                });
-                (receive, read)
+                };
+                Ok((receive, thread::Builder::new().spawn_scoped(scope, read)?))
             })
             .collect();
+        // Those that were made find that nobody listens and end.
+        let lanes = lanes.ok()?;
         let mut at = 0;
         for (receive, _) in lanes.iter().cycle() {
             // A lane that ended without a chunk has read to the end, or failed and says so below.
@@ -97,9 +124,12 @@ fn hash_past_cache(
         }
         for (receive, read) in lanes {
             drop(receive);
-            read.join().unwrap_or_else(|_| Err(io::Error::other("a reading thread died")))?;
+            let died = |_| Err(io::Error::other("a reading thread died"));
+            if let Err(error) = read.join().unwrap_or_else(died) {
+                return Some(Err(error));
+            }
         }
-        Ok((hasher.finish(), at))
+        Some(Ok((hasher.finish(), at)))
     })
 }
 
@@ -169,7 +199,14 @@ impl Verified {
         self.buffer.drain(..self.ready.end);
         let kept = self.buffer.len();
         self.buffer.resize(kept + STEP, 0);
-        let n = fill(&*self.file, &mut self.buffer[kept..], self.at)?;
+        let n = match fill(&*self.file, &mut self.buffer[kept..], self.at) {
+            Ok(n) => n,
+            Err(error) => {
+                // Nothing more comes out of this, whoever asks again.
+                (self.hasher, self.on_rot, self.ready) = (None, None, 0..0);
+                return Err(error);
+            }
+        };
         self.buffer.truncate(kept + n);
         hasher.update(&self.buffer[kept..]);
         self.at += n as u64;

@@ -116,6 +116,7 @@ impl Client {
             names: (!options.names.is_empty())
                 .then(|| options.names.iter().map(Name::to_string).collect::<Vec<_>>().join(",")),
         };
+        let mut before = None;
         let source = match bytes {
             FileBytes::Stream(stream) => {
                 let put = self.bring_file(&query, Brings::stream(stream, progress.clone())).await;
@@ -124,16 +125,27 @@ impl Client {
             }
             FileBytes::Whole(bytes) => Known::Whole(bytes),
             FileBytes::File { file, offset } => {
-                let len = file.stat().map_err(unreadable)?.size.saturating_sub(offset);
+                let stat = file.stat().map_err(unreadable)?;
+                let len = stat.size.saturating_sub(offset);
+                before = Some(stat);
                 Known::Part(Part::File { file: Arc::new(file), offset, len })
             }
         };
         let size = source.len();
         query.size = Some(size);
         progress.set_total(size);
-        let put = self.put_source(&mut query, &source).await?;
-        progress.set_done(size);
-        Ok(put)
+        let put = self.put_source(&mut query, &source).await;
+        progress.set_done(if put.is_ok() { size } else { 0 });
+        match (put, before, &source) {
+            // Between our look at the file and the daemon's it became another one.
+            (Err(Error::Answered(problem)), Some(before), Known::Part(Part::File { file, .. }))
+                if problem.code == Code::WrongSize
+                    && file.stat().is_ok_and(|now| now != before) =>
+            {
+                Err(Error::SourceChanged { doing: "putting a file" })
+            }
+            (put, ..) => put,
+        }
     }
 
     async fn put_source(

@@ -98,7 +98,7 @@ fn open(config: &Config, root: &Path) -> Result<cas::Store, Problem> {
         dedup: config.store.dedup,
         documents: config.limits.manifests_in_memory.0,
         quota: config.store.quota.0,
-        n_threads: std::thread::available_parallelism().map_or(2, usize::from),
+        n_threads: std::thread::available_parallelism().map_or(2, usize::from).min(8),
         holder: format!("bonded, pid {}, since {}", id(), utc(now())),
         new_id: new_id()?,
         ..defaults

@@ -168,6 +168,79 @@ fn a_layer_that_is_lost_is_not_one_that_was_never_there() {
 }
 
 #[test]
+fn a_layer_that_is_needed_once_may_not_be_absent_elsewhere() {
+    let daemon = Daemon::start();
+    for foreign_first in [true, false] {
+        let mut layout = Layout::default();
+        let bytes = noise("needed and not", 5000);
+        let types = [types::FOREIGN_LAYER, types::LAYER];
+        let images = types.map(|layer_type| {
+            let config = layout.config(layer_type);
+            let layer = layout.blob(layer_type, &bytes);
+            layout.manifest(&config, &[layer])
+        });
+        let [foreign, own] = images;
+        let images = if foreign_first { [foreign, own] } else { [own, foreign] };
+        let root = layout.index(&images);
+        layout.list(&root);
+        let folder = |name: &str| daemon.folder().join(format!("{name}-{foreign_first}"));
+        layout.write(&folder("whole"));
+        let layer = Digest::of(&bytes);
+        layout.lose(&json!({ "digest": layer.to_string() })).write(&folder("torso"));
+
+        daemon.bond(&["put", &oci(&folder("torso"))]).fails(Code::Missing);
+        daemon.bond(&["put", &oci(&folder("whole"))]).ok();
+        daemon.bond(&["retire", &digest(&root).to_string()]).ok();
+    }
+}
+
+#[test]
+fn what_others_hold_shows_in_no_refusal() {
+    let folder = scratch();
+    let disk =
+        std::sync::Arc::new(cas::disk::RealDisk::open(&folder.path().join("store")).unwrap());
+    let options = cas::Options { min_free: 1 << 20, quota: 10 << 20, ..cas::Options::default() };
+    let store = cas::Store::open(disk, options).unwrap();
+    let [one, two] = ["one", "two"].map(|name| name.parse().unwrap());
+    let put = |of, bytes: &[u8]| {
+        let draft = store.draft(of).unwrap();
+        let taken = draft.take_file(None, None, cas::Source::Stream(&mut &*bytes))?;
+        draft.seal_file("file", None, None, &taken, &[]).map(drop)
+    };
+    // A stream counts once, whoever has its bytes already.
+    let held = noise("held", 6 << 20);
+    put(&one, &held).unwrap();
+    put(&two, &held).unwrap();
+    assert!(matches!(put(&two, &noise("more", 6 << 20)), Err(cas::Error::Quota { .. })));
+
+    // Who has not the bytes learns nothing from what becomes of a wrong claim.
+    let three = "three".parse().unwrap();
+    let store = || {
+        let disk = cas::disk::RealDisk::open(&folder.path().join("unbounded")).unwrap();
+        let options = cas::Options { min_free: 1 << 20, ..cas::Options::default() };
+        cas::Store::open(std::sync::Arc::new(disk), options).unwrap()
+    };
+    let store = store();
+    let draft = store.draft(&one).unwrap();
+    let taken = draft.take_file(None, None, cas::Source::Stream(&mut &*held)).unwrap();
+    draft.seal_file("file", None, None, &taken, &[]).unwrap();
+    let draft = store.draft(&three).unwrap();
+    for claimed in [1_u64 << 50, u64::MAX / 2, held.len() as u64, held.len() as u64 + 1] {
+        let told = [Digest::of(&held), Digest::of(b"nobody has this")].map(|digest| {
+            let wrong = &b"a few bytes"[..];
+            let taken = draft.take(&digest, claimed, cas::Source::Stream(&mut &*wrong));
+            taken.map(drop).map_err(|error| std::mem::discriminant(&error))
+        });
+        assert_eq!(told[0], told[1], "{claimed}");
+        assert!(told[0].is_err());
+    }
+    // And nothing of it stays counted.
+    drop(draft);
+    let draft = store.draft(&three).unwrap();
+    draft.take(&Digest::of(&held), held.len() as u64, cas::Source::Stream(&mut &*held)).unwrap();
+}
+
+#[test]
 fn a_store_can_share_nothing_between_workspaces() {
     let home = Home::new("[store]\ndedup = \"workspace\"\n");
     let mut daemon = home.start();

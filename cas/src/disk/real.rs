@@ -345,11 +345,14 @@ impl File for RealFile {
         let (Ok(cached), Ok(direct)) = (again(OFlag::empty()), again(OFlag::O_DIRECT)) else {
             return Ok(None);
         };
-        if is_in_cache(&cached, self.stat()?.size)? {
+        if is_in_cache(&cached, self.stat()?.size) {
             return Ok(None);
         }
         // What is in there all the same would not be looked at, and be the next reader's.
-        fcntl::posix_fadvise(&cached, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+        let dropped = fcntl::posix_fadvise(&cached, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        if dropped.is_err() {
+            return Ok(None);
+        }
         Ok(Some(Box::new(RealFile { file: cached, direct: Some(direct) })))
     }
 
@@ -415,17 +418,22 @@ impl File for RealFile {
     }
 }
 
-/// Whether the pages of a file that a few probes fall on are all in the page cache.
-fn is_in_cache(file: &OwnedFd, size: u64) -> io::Result<bool> {
+/// Whether the pages of a file that a few probes fall on are all in the page cache, or nobody can
+/// tell.
+fn is_in_cache(file: &OwnedFd, size: u64) -> bool {
     // So that a probe brings no more than its own page in.
-    fcntl::posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM)?;
+    if fcntl::posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM).is_err() {
+        return true;
+    }
     // Other places each time: the pages that the last probes brought in say nothing.
     let random = RandomState::new();
-    Ok((0..N_PROBES).all(|i| {
+    (0..N_PROBES).all(|i| {
         let offset = random.hash_one(i) % size.max(1);
         let mut byte = [0];
-        preadv2(file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT).is_ok()
-    }))
+        let bytes = &mut [IoSliceMut::new(&mut byte)];
+        // A filesystem or a filter that refuses the question says nothing.
+        preadv2(file, bytes, offset, ReadWriteFlags::NOWAIT) != Err(rustix::io::Errno::AGAIN)
+    })
 }
 
 fn signed(offset: u64) -> io::Result<i64> {

@@ -13,18 +13,24 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::digest::{Algorithm, Digest};
 use crate::disk::RelPath;
 use crate::error::Error;
 use crate::layout;
 use crate::linking::{Scraps, Stands as Held};
-use crate::oci::{self, Descriptor, Refusal, media_type};
+use crate::memory::Share;
+use crate::oci::{self, Closure, Descriptor, Refusal, media_type};
 use crate::reader::read_small;
 use crate::sealed::Sealed;
 use crate::source::Source;
 use crate::store::{Store, lock};
 use crate::workspace::{Name, Workspace, check_title};
+
+/// How often a seal looks again for memory, and the pause in between: ten seconds in all.
+const N_TRIES: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A blob that a draft has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,21 +138,37 @@ impl Draft {
     /// Seals what `root` reaches. Everything it reaches must have been taken.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the closure is incomplete or contradicts itself, [`Error::Full`],
-    /// [`Error::Disk`]. Nothing is visible then.
+    /// [`Error::Refused`] when the closure is incomplete or contradicts itself, [`Error::Quota`],
+    /// [`Error::Busy`], [`Error::Full`]: nothing is visible then. After [`Error::Disk`] the artifact
+    /// may be there, whole, although nobody has said that it is durable.
     pub fn seal(self, root: &Descriptor, names: &[Name]) -> Result<(Sealed, Receipt), Error> {
         if !root.is_manifest() {
             let (digest, claimed) = (root.digest, root.media_type.clone());
             let found = "no manifest or index that can be the root of an artifact".to_owned();
             return Err(Refusal::MediaType { digest, claimed, found }.into());
         }
-        let mut share = self.store.inner.memory.share();
-        let closure = oci::walk(root, &self.store.inner.options.limits, &mut |claim| {
-            self.member(claim)?;
-            share.grow(claim.size)?;
-            self.read(claim)
-        })?;
+        let (closure, _share) = self.reach(root)?;
         self.seal_closure(closure, &Listing::of(names))
+    }
+
+    /// Follows the root through what was taken. All of it may be lost if this is refused, so it
+    /// waits a while for memory that others hold, each time without any of its own.
+    fn reach(&self, root: &Descriptor) -> Result<(Closure, Share), Error> {
+        let mut n_tries = 0;
+        loop {
+            let mut share = self.store.inner.memory.share();
+            let walked = oci::walk(root, &self.store.inner.options.limits, &mut |claim| {
+                self.member(claim)?;
+                share.grow(claim.size)?;
+                self.read(claim)
+            });
+            match walked {
+                Err(Error::Busy) if n_tries < N_TRIES => n_tries += 1,
+                walked => return Ok((walked?, share)),
+            }
+            drop(share);
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Seals one file, wrapped in a manifest that the same file always gets.

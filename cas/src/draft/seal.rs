@@ -67,14 +67,6 @@ impl Draft {
         let mut plan = self.plan(closure, &mut unsynced)?;
         self.drop_strangers(&plan.closure)?;
         let digest = plan.root.digest;
-        let was_there = self.is_there(&plan.place)?;
-        // What the workspace has already counts once; layers that were absent so far count now.
-        let counted = match was_there {
-            true => store.facts(&self.workspace, &digest).map_or(0, |facts| facts.size),
-            false => 0,
-        };
-        let size = plan.receipt.size;
-        let reserved = inner.reserve(&self.workspace, size.saturating_sub(counted))?;
         inner.ensure_workspace(&self.workspace)?;
         let (tags, record) = self.write_rest(&plan, &listing.names, &mut unsynced)?;
 
@@ -82,6 +74,15 @@ impl Draft {
         inner.settle(&unsynced)?;
 
         let mut published = Unsynced { since: inner.barrier.n_failed(), ..Unsynced::default() };
+        // Held to the end: nobody may retire it, or put it as well, in between.
+        let _artifact = inner.lock_artifact(&self.workspace, &digest);
+        // What the workspace has already counts once; layers that were absent so far count now.
+        let counted = match self.is_there(&plan.place)? {
+            true => store.facts(&self.workspace, &digest).map_or(0, |facts| facts.size),
+            false => 0,
+        };
+        let size = plan.receipt.size;
+        let reserved = inner.reserve(&self.workspace, size.saturating_sub(counted))?;
         for (digest, held) in std::mem::take(&mut plan.new) {
             let has_healed = self.linking().publish(&digest, &self.member_path(&digest))?;
             if has_healed || held == Held::Heals {
@@ -90,11 +91,9 @@ impl Draft {
             }
             published.folders.push(self.pool().blobs(digest.algorithm()));
         }
-        // Held until it is listed: nobody may retire it in between.
-        let artifact = inner.lock_artifact(&self.workspace, &digest);
         self.place(&mut plan, record)?;
+        reserved.keep();
         let repositories = listing.repositories();
-        let artifact = (!repositories.is_empty()).then_some(artifact);
         published.folders.extend(self.folders(&plan.place, &plan.closure));
         published.folders.extend(plan.place.split().map(|(folder, _)| folder));
         published.folders.dedup();
@@ -103,21 +102,16 @@ impl Draft {
         let facts = facts_of(&plan.closure, size.max(counted));
         self.remember(&plan, &facts);
 
+        if plan.receipt.absent.is_empty() && plan.closure.blobs().any(Descriptor::may_be_absent) {
+            absent::remove(&*inner.disk, &self.workspace, &digest)?;
+        }
         // A name moves last: it must not outlive a power cut that the artifact does not.
         if !repositories.is_empty() {
             published.folders.clear();
             for name in &repositories {
                 published.folders.extend(self.list_in(name, &plan, &tags, listing)?);
             }
-            drop(artifact);
             inner.settle(&published)?;
-        }
-        if plan.receipt.absent.is_empty() && plan.closure.blobs().any(Descriptor::may_be_absent) {
-            absent::remove(&*inner.disk, &self.workspace, &digest)?;
-        }
-
-        if !plan.receipt.existed || was_there {
-            reserved.keep();
         }
         let sealed = Sealed::new(store.clone(), self.workspace.clone(), digest);
         Ok((sealed, plan.receipt))

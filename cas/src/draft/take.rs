@@ -2,20 +2,21 @@
 //! has.
 
 use std::io::{self, Read};
-use std::sync::atomic::Ordering;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Draft, Held, Member, Taken};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::disk::{File, RelPath, Stat};
 use crate::error::Error;
 use crate::index::NOTED_FROM;
-use crate::intake::{Expected, Intake, Proved};
+use crate::intake::{Expected, Intake, MayGrow, Proved};
 use crate::layout::{self, Pool};
 use crate::linking::Linking;
 use crate::oci::{Descriptor, Refusal};
 use crate::quarantine::{self, Subject};
 use crate::source::{Reading, Source};
-use crate::store::lock;
+use crate::store::{Writing, lock};
 
 /// A file up to this size is read into memory before it is decided whether to write it. The index
 /// knows the sizes of larger blobs.
@@ -28,7 +29,6 @@ impl Draft {
     /// [`Error::Refused`] with a mismatch or wrong size, [`Error::SourceRead`],
     /// [`Error::SourceChanged`], [`Error::Quota`], [`Error::Full`], [`Error::Disk`].
     pub fn take(&self, claimed: &Digest, size: u64, source: Source<'_>) -> Result<Taken, Error> {
-        self.admit(size)?;
         let mut reading = Reading::new(source)?;
         if self.begin_member(claimed) {
             return self.prove_again(claimed, size, &mut reading);
@@ -40,12 +40,6 @@ impl Draft {
             lock(&self.members).remove(claimed);
         }
         taken
-    }
-
-    fn admit(&self, size: u64) -> Result<(), Error> {
-        let add = |before: u64| Some(before.saturating_add(size));
-        let before = self.admitted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-        self.store.inner.admit(before.unwrap_or_default().saturating_add(size))
     }
 
     /// Whether somebody brought this blob to this draft already, or is about to.
@@ -90,13 +84,27 @@ impl Draft {
         let expected =
             Expected { algorithm: claimed.algorithm(), digest: Some(*claimed), size: Some(size) };
         let had = existing.is_some();
-        // What the store has needs no room, even if it turns out to be rotten: then the good bytes
-        // are worth the last of it.
-        let _writing = self.store.inner.writing(if had { 0 } else { size })?;
-        let proved = self.intake(&path, existing, Some(claimed)).run(&expected, reading)?;
+        let claim = Claim::new(self);
+        claim.admit(size)?;
+        // What this workspace has needs no room, even if it turns out to be rotten: then the good
+        // bytes are worth the last of it. What only others have must not be told apart from what
+        // nobody has.
+        let is_of_size = |file: &dyn File| file.stat().is_ok_and(|stat| stat.size == size);
+        let needs_room = !(existing.as_deref().is_some_and(is_of_size)
+            && self.store.is_held(&self.workspace, claimed, None));
+        if needs_room && reading.is_file() {
+            claim.room(size)?;
+        } else if needs_room {
+            // A stream's word takes no room from others, but one that cannot come true is refused.
+            drop(self.store.inner.writing(size)?);
+        }
+        let may_grow = |size| if needs_room { claim.room(size) } else { Ok(()) };
+        let intake = self.intake(&path, existing, Some(claimed), &may_grow);
+        let proved = intake.run(&expected, reading)?;
         if had {
             held = if proved.kept { Held::Kept } else { Held::Heals };
         }
+        claim.keep();
         Ok(self.note_member(&proved, held))
     }
 
@@ -111,6 +119,7 @@ impl Draft {
         path: &'a RelPath,
         existing: Option<Box<dyn File>>,
         digest: Option<&Digest>,
+        may_grow: &'a MayGrow<'a>,
     ) -> Intake<'a> {
         let disk = &*self.store.inner.disk;
         let digest = digest.copied();
@@ -120,10 +129,7 @@ impl Draft {
             existing,
             pipeline_from: self.store.inner.options.pipeline_from,
             progress: &self.progress,
-            may_grow: Box::new(|size| {
-                self.admit(size)?;
-                self.store.inner.writing(size).map(drop)
-            }),
+            may_grow,
             on_rot: Box::new(move |rotten| {
                 if let Some(digest) = digest {
                     tracing::error!(%digest, "the store's copy is rotten and is replaced");
@@ -143,7 +149,8 @@ impl Draft {
     pub(crate) fn adopt(&self, claim: &Descriptor, from: &RelPath) -> Result<Stat, Error> {
         let (digest, size) = (claim.digest, claim.size);
         let disk = &*self.store.inner.disk;
-        self.admit(size)?;
+        let counted = Claim::new(self);
+        counted.admit(size)?;
         let path = self.member_path(&digest);
         if digest.algorithm() != Algorithm::Sha256 {
             self.make_dir(&self.dir.join(layout::BLOBS).join(digest.algorithm().name()))?;
@@ -157,6 +164,7 @@ impl Draft {
         };
         let member = Member { size: Some(size), held, synced: true };
         lock(&self.members).insert(digest, member);
+        counted.keep();
         Ok(stat)
     }
 
@@ -230,12 +238,26 @@ impl Draft {
 
     /// Writes first and sees afterwards which blob it was.
     fn take_unknown(&self, expected: Expected, reading: Reading<'_>) -> Result<Taken, Error> {
-        self.admit(expected.size.unwrap_or(0))?;
-        let _writing = self.store.inner.writing(expected.size.unwrap_or(0))?;
+        let claim = Claim::new(self);
+        if let Some(size) = expected.size {
+            claim.admit(size)?;
+            if reading.is_file() {
+                claim.room(size)?;
+            }
+        }
+        let is_known = expected.size.is_some();
+        let may_grow = |size| {
+            if !is_known {
+                claim.admit(size)?;
+            }
+            claim.room(size)
+        };
         let disk = &*self.store.inner.disk;
         let spool = self.extras.path("file");
-        let proved = self.intake(&spool, None, None).run(&expected, reading)?;
+        let proved = self.intake(&spool, None, None, &may_grow).run(&expected, reading)?;
         let is_in_store = disk.stat(&self.pool().blob(&proved.digest)).is_ok();
+        // From here on it counts like any other blob, for what it turned out to have.
+        drop(claim);
         if is_in_store || self.begin_member(&proved.digest) {
             let file = disk.open(&spool).map_err(Error::disk("opening", &spool))?;
             let mut spooled = FileReader { file: &*file, at: 0 };
@@ -247,8 +269,60 @@ impl Draft {
         if proved.digest.algorithm() != Algorithm::Sha256 {
             self.make_dir(&self.dir.join(layout::BLOBS).join(proved.digest.algorithm().name()))?;
         }
-        disk.rename(&spool, &path).map_err(Error::disk("renaming", &spool))?;
+        let claim = Claim::new(self);
+        let renamed = disk.rename(&spool, &path).map_err(Error::disk("renaming", &spool));
+        if let Err(error) = claim.admit(proved.size).and(renamed) {
+            lock(&self.members).remove(&proved.digest);
+            return Err(error);
+        }
+        claim.keep();
         Ok(self.note_member(&proved, Held::New))
+    }
+}
+
+/// What one blob on its way counts: to the draft's size, and of the disk's room. Given back when
+/// it is dropped, but for the size of a blob that was kept.
+struct Claim<'a> {
+    draft: &'a Draft,
+    admitted: AtomicU64,
+    writing: Mutex<Option<Writing<'a>>>,
+}
+
+impl<'a> Claim<'a> {
+    fn new(draft: &'a Draft) -> Claim<'a> {
+        Claim { draft, admitted: AtomicU64::new(0), writing: Mutex::default() }
+    }
+
+    /// Counts bytes to what the draft has; refuses what no workspace may hold.
+    fn admit(&self, size: u64) -> Result<(), Error> {
+        let add = |before: u64| before.checked_add(size);
+        let all = &self.draft.admitted;
+        let limit = self.draft.store.inner.options.quota;
+        let before = all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        let before = before.map_err(|_| Error::Quota { limit })?;
+        self.admitted.fetch_add(size, Ordering::Relaxed);
+        self.draft.store.inner.admit(before.saturating_add(size))
+    }
+
+    /// Takes room for bytes that are about to be written.
+    fn room(&self, size: u64) -> Result<(), Error> {
+        let more = self.draft.store.inner.writing(size)?;
+        match &mut *lock(&self.writing) {
+            Some(writing) => writing.join(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
+
+    fn keep(&self) {
+        self.admitted.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let admitted = self.admitted.load(Ordering::Relaxed);
+        self.draft.admitted.fetch_sub(admitted, Ordering::Relaxed);
     }
 }
 

@@ -177,9 +177,14 @@ impl<E: From<Refusal>> Walk<'_, E> {
             if actual != child.size {
                 return Err(Refusal::WrongSize { digest, claimed: child.size, actual }.into());
             }
-            match blob.filter(|_| child.is_manifest()) {
-                Some(place) => self.nodes[place] = None,
-                None => return Ok(()),
+            match blob {
+                Some(place) if child.is_manifest() => self.nodes[place] = None,
+                // Who needs it once may not do without it elsewhere.
+                Some(place) if !child.may_be_absent() => {
+                    self.nodes[place] = Some(Node::Blob(child.clone()));
+                    return Ok(());
+                }
+                _ => return Ok(()),
             }
         }
         if child.is_manifest() {

@@ -43,20 +43,27 @@ impl Repository {
         let mut unsynced = Unsynced { since: inner.barrier.n_failed(), ..Unsynced::default() };
 
         let (existing, _) = linking.hold(claimed, &own)?;
-        // What the store has needs no room, even if it turns out to be rotten.
-        let room = if existing.is_some() { 0 } else { size.unwrap_or(0) };
-        let _writing = inner.writing(room)?;
+        // Whether the store has it must not show: room is looked for in both cases, and taken for
+        // what has come, never on somebody's word.
+        drop(inner.writing(size.unwrap_or(0))?);
+        let writing: Mutex<Option<Writing<'_>>> = Mutex::default();
         let progress = AtomicU64::new(0);
+        let may_grow = |size| {
+            inner.admit(progress.load(Ordering::Relaxed).saturating_add(size))?;
+            let more = inner.writing(size)?;
+            match &mut *lock(&writing) {
+                Some(writing) => writing.join(more),
+                none => *none = Some(more),
+            }
+            Ok(())
+        };
         let intake = Intake {
             disk,
             path: &own,
             existing,
             pipeline_from: inner.options.pipeline_from,
             progress: &progress,
-            may_grow: Box::new(|size| {
-                inner.admit(progress.load(Ordering::Relaxed))?;
-                inner.writing(size).map(drop)
-            }),
+            may_grow: &may_grow,
             on_rot: Box::new(|rotten| {
                 tracing::error!(digest = %claimed, "the store's copy is rotten and is replaced");
                 quarantine::keep_open(disk, &Subject::Blob(*claimed), rotten);

@@ -120,8 +120,10 @@ impl Store {
         }
         let mut found = Vec::new();
         for digest in self.artifacts(workspace)? {
-            if self.facts(workspace, &digest).is_ok_and(|facts| facts.file == Some(*file)) {
-                found.push(digest);
+            match self.facts(workspace, &digest) {
+                Ok(facts) if facts.file == Some(*file) => found.push(digest),
+                Err(Error::Busy) => return Err(Error::Busy),
+                _ => {}
             }
         }
         Ok(found)
@@ -162,6 +164,7 @@ impl Store {
         let sealed = self.sealed(workspace, digest)?;
         let facts = match self.facts(workspace, digest) {
             Ok(facts) => facts,
+            Err(Error::Busy) => return Err(Error::Busy),
             // A listing shows what is there; that it is damaged is for `check` to say.
             Err(_) => Facts {
                 media_type: "unreadable".to_owned(),
@@ -208,7 +211,7 @@ impl Store {
                     match names::get(disk, workspace, &name) {
                         Ok(Some(there)) if there == *digest => names.push(name),
                         // It leads elsewhere by now.
-                        Ok(_) => {}
+                        Ok(_) => self.forget_stale(workspace, digest, &name)?,
                         Err(error @ Error::DamagedName { .. }) => {
                             tracing::error!(%workspace, %error, "a name cannot be read");
                         }
@@ -224,6 +227,22 @@ impl Store {
         }
         names.sort();
         Ok(names)
+    }
+
+    /// Takes a name out of the index that leads elsewhere, unless it has come back.
+    fn forget_stale(
+        &self,
+        workspace: &Workspace,
+        digest: &Digest,
+        name: &Name,
+    ) -> Result<(), Error> {
+        let Some(index) = self.inner.index() else { return Ok(()) };
+        let repository = self.repository(workspace, name.repository());
+        let _repository = repository.exclude();
+        if names::get(&*self.inner.disk, workspace, name)? != Some(*digest) {
+            index.forget_name(workspace, digest, name);
+        }
+        Ok(())
     }
 
     /// Whether an artifact of the workspace, but for `besides`, reaches a digest. Without an index

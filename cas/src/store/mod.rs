@@ -28,6 +28,7 @@ use crate::workspace::{RepositoryName, Workspace};
 
 pub use find::Summary;
 use opening::{identify, make_folders, make_pool};
+pub(crate) use room::Writing;
 
 /// One lock for each of so many digests at once.
 const N_LOCKS: usize = 64;

@@ -54,12 +54,16 @@ impl Store {
                 // What cannot be read now is found by the next check; opening must not fail of it.
                 if let Err(error) = sealed.relink() {
                     tracing::warn!(%digest, %error, "an artifact could not be indexed");
+                    if let Some(index) = self.inner.index() {
+                        index.tear();
+                    }
                 }
             }
             for name in names::repositories(&*self.inner.disk, &workspace)? {
                 self.repository(&workspace, &name).reopen()?;
             }
-            absent::tidy(&*self.inner.disk, &workspace)?;
+            let limit = self.inner.options.limits.entries;
+            absent::tidy(&*self.inner.disk, &workspace, limit)?;
             if let Some(index) = self.inner.index() {
                 names::each(&*self.inner.disk, &workspace, &mut |name, digest| {
                     index.note_name(&workspace, &digest, &name);

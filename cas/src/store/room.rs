@@ -19,6 +19,13 @@ pub(crate) struct Writing<'a> {
     size: u64,
 }
 
+impl Writing<'_> {
+    /// Makes two one.
+    pub(crate) fn join(&mut self, mut other: Self) {
+        self.size = self.size.saturating_add(std::mem::take(&mut other.size));
+    }
+}
+
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
         self.all.fetch_sub(self.size, Ordering::Relaxed);
@@ -58,17 +65,22 @@ impl Inner {
 
     /// Refuses bytes that the disk has no room for, those counted that others are writing.
     pub(crate) fn writing(&self, size: u64) -> Result<Writing<'_>, Error> {
-        let before = self.being_written.fetch_add(size, Ordering::Relaxed);
-        let writing = Writing { all: &self.being_written, size };
+        let all = &self.being_written;
         let Options { min_free, .. } = self.options;
+        let mut free = u64::MAX;
         if min_free > 0 {
             let space = self.disk.space();
-            let space = space.map_err(Error::disk("asking for room on", &RelPath::root()))?;
-            if space.free < min_free.saturating_add(before).saturating_add(size) {
-                return Err(Error::Full);
-            }
+            free = space.map_err(Error::disk("asking for room on", &RelPath::root()))?.free;
         }
-        Ok(writing)
+        // What is refused is never counted: nobody else must be refused because of it.
+        let add = |before: u64| {
+            let after = before.checked_add(size)?;
+            (free >= min_free.saturating_add(after)).then_some(after)
+        };
+        match all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
+            Ok(_) => Ok(Writing { all, size }),
+            Err(_) => Err(Error::Full),
+        }
     }
 
     /// Counts an artifact to what a workspace holds; refuses it when the quota has no room for it.
