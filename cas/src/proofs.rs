@@ -44,6 +44,13 @@ impl Proofs {
         halves[0].insert(*digest, Proof::of(stat));
     }
 
+    /// Damage was found in a file of this digest: none is believed any more.
+    pub(crate) fn forget(&self, digest: &Digest) {
+        for half in lock(&self.halves).iter_mut() {
+            half.remove(digest);
+        }
+    }
+
     /// Whether this very file is proved.
     pub(crate) fn has(&self, digest: &Digest, stat: &Stat) -> bool {
         let halves = lock(&self.halves);
@@ -76,5 +83,8 @@ mod tests {
         assert!(proofs.has(&digest(0), &stat(7, 100, 5)), "still kept");
         (N_KEPT..2 * N_KEPT + 1).for_each(|n| proofs.note(&digest(n), &stat(1, 1, 1)));
         assert!(!proofs.has(&digest(0), &stat(7, 100, 5)), "long ago");
+        proofs.note(&digest(0), &stat(7, 100, 5));
+        proofs.forget(&digest(0));
+        assert!(!proofs.has(&digest(0), &stat(7, 100, 5)), "damaged");
     }
 }

@@ -137,6 +137,7 @@ impl Place<'_> {
         }
         let proved = good.stat().map_err(Error::disk("looking at", &blob))?.inode;
         quarantine::keep(disk, &Subject::Blob(self.digest), Some(path));
+        self.inner.proofs.forget(&self.digest);
 
         let _excluded = exclude()?;
         if self.is_other(bad) {
@@ -168,6 +169,7 @@ impl Place<'_> {
     fn put_away<G>(&self, bad: &Bad, exclude: &dyn Fn() -> Result<G, Error>) -> Result<(), Error> {
         let (inner, disk, path, digest) = (self.inner, self.disk(), self.path, self.digest);
         let subject = Subject::Blob(digest);
+        inner.proofs.forget(&digest);
         let is_kept = match &bad.file {
             Some(file) => quarantine::keep_open(disk, &subject, &**file),
             None => quarantine::keep(disk, &subject, None),

@@ -16,6 +16,7 @@ use crate::index::Facts;
 use crate::layout;
 use crate::names;
 use crate::oci::{Closure, Descriptor, Node, Refusal};
+use crate::repository::Fills;
 use crate::sealed::{Sealed, facts_of};
 use crate::store::lock;
 use crate::workspace::{Name, RepositoryName};
@@ -264,7 +265,8 @@ impl Draft {
         let disk = &*inner.disk;
         let repository = self.store.repository(&self.workspace, name);
         let _repository = repository.exclude();
-        let mut changed = repository.enlist(&plan.closure, &plan.place, &self.linking())?;
+        let mut changed =
+            repository.enlist(&plan.closure, &plan.place, Fills::Any, &self.linking())?;
         for tag in tags.iter().filter(|tag| tag.name.repository() == name) {
             repository.may_lead(&tag.name, &plan.root.digest, listing.may_move)?;
             changed.extend(names::publish(disk, tag)?);

@@ -16,6 +16,15 @@ use crate::reader::read_small;
 /// How often a folder is made again because somebody tidied it away.
 const N_TRIES: usize = 16;
 
+/// Which names are made to lead to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fills {
+    /// Those that lead nowhere: the file was not proved just now.
+    Empty,
+    /// All: it was.
+    Any,
+}
+
 impl Repository {
     /// Where a member of that kind is linked.
     pub(super) fn member(&self, kind: MemberKind, digest: &Digest) -> RelPath {
@@ -52,6 +61,7 @@ impl Repository {
         &self,
         closure: &Closure,
         layout: &RelPath,
+        fills: Fills,
         linking: &Linking<'_>,
     ) -> Result<Vec<RelPath>, Error> {
         let mut changed = BTreeSet::new();
@@ -72,13 +82,13 @@ impl Repository {
             {
                 continue;
             }
-            self.link(&digest, &from, &self.member(kind, &digest), linking)?;
+            self.link(&digest, &from, &self.member(kind, &digest), fills, linking)?;
             changed.insert(self.folder(kind));
         }
         if let Some(subject) = root.subject() {
             let from = layout::blob_in(layout, &root.digest());
             let entry = self.referrer(&subject.digest, &root.digest());
-            self.link(&root.digest(), &from, &entry, linking)?;
+            self.link(&root.digest(), &from, &entry, fills, linking)?;
             changed.insert(self.subject(&subject.digest));
         }
         Ok(all_chains(changed))
@@ -90,6 +100,7 @@ impl Repository {
         digest: &Digest,
         from: &RelPath,
         to: &RelPath,
+        fills: Fills,
         linking: &Linking<'_>,
     ) -> Result<(), Error> {
         let disk = self.disk();
@@ -109,7 +120,7 @@ impl Repository {
                 _ => break,
             }
         }
-        if !linked? && inode(from) != inode(to) {
+        if !linked? && fills == Fills::Any && inode(from) != inode(to) {
             // Another file: it may be one that rotted and was brought again since.
             let spare = linking.scraps.path("member");
             linking.link(digest, from, &spare)?;

@@ -25,6 +25,7 @@ use crate::store::{Inner, Store};
 use crate::workspace::{RepositoryName, Workspace};
 
 pub use held::Held;
+pub(crate) use members::Fills;
 pub use push::{Push, Pushed};
 pub use upload::Upload;
 

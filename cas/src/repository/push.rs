@@ -159,6 +159,15 @@ impl Repository {
         let (digest, media_type) = (claim.digest, claim.media_type.clone());
         let missing = || Refusal::Missing { digest, media_type: media_type.clone() };
         let Some(found) = self.find(&digest)? else { return Err(missing().into()) };
+        // A blob of another size is no document that was asked for, however long it takes to hash.
+        if self
+            .disk()
+            .stat(&found.path)
+            .is_ok_and(|stat| stat.size > self.inner().options.limits.manifest_size)
+        {
+            let actual = self.disk().stat(&found.path).map_or(0, |stat| stat.size);
+            return Err(Refusal::WrongSize { digest, claimed: claim.size, actual }.into());
+        }
         // What is rotten is put away, and must be brought again.
         let Some(checked) = self.prove_found(&digest, &found)? else {
             return Err(missing().into());
@@ -200,6 +209,7 @@ impl Repository {
         let limits = &self.inner().options.limits;
         let mut missing = Vec::new();
         let mut met = HashSet::new();
+        let (mut n_bytes, mut share) = (0_u64, self.inner().memory.share());
         let mut todo: Vec<Descriptor> = root.children().to_vec();
         while let Some(child) = todo.pop() {
             if missing.len() >= MOST_TOLD || met.len() > limits.entries {
@@ -215,6 +225,17 @@ impl Repository {
                     Err(error) => return error,
                 }
                 continue;
+            }
+            if child.size > limits.manifest_size {
+                let (digest, size, limit) = (child.digest, child.size, limits.manifest_size);
+                return Refusal::TooLarge { digest, size, limit }.into();
+            }
+            n_bytes = n_bytes.saturating_add(child.size);
+            if n_bytes > limits.manifests_size {
+                break;
+            }
+            if let Err(busy) = share.grow(child.size) {
+                return busy;
             }
             match self.child_manifest(&child) {
                 Ok(bytes) => match Manifest::parse(&child, bytes, limits) {

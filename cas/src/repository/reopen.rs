@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use super::Repository;
+use super::members::Fills;
 use crate::digest::Digest;
 use crate::disk::Kind;
 use crate::error::Error;
@@ -26,9 +27,9 @@ impl Repository {
         for artifact in self.to_be_listed()? {
             let sealed = Sealed::new(self.store.clone(), self.workspace.clone(), artifact);
             // What cannot be read now is found when it is asked for; opening must not fail of it.
-            let listed = sealed
-                .reaches()
-                .and_then(|(closure, _)| self.enlist(&closure, &sealed.path(), &linking));
+            let listed = sealed.reaches().and_then(|(closure, _)| {
+                self.enlist(&closure, &sealed.path(), Fills::Empty, &linking)
+            });
             if let Err(error) = listed {
                 let repository = &self.name;
                 tracing::warn!(%artifact, %repository, %error, "an artifact is listed in part");

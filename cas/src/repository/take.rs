@@ -1,9 +1,11 @@
 //! A blob on its way into a repository: brought, or found in the workspace.
 
 use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Repository;
+use super::members::Fills;
 use crate::digest::Digest;
 use crate::disk::{Kind, RelPath};
 use crate::draft::Taken;
@@ -15,6 +17,7 @@ use crate::linking::{Linking, Scraps};
 use crate::names::{self, chain, make_dirs};
 use crate::quarantine::{self, Subject};
 use crate::source::{Reading, Source};
+use crate::store::{Writing, lock};
 use crate::workspace::RepositoryName;
 
 /// How often a folder is made again because somebody tidied it away.
@@ -100,7 +103,10 @@ impl Repository {
             linking.publish(digest, own)?;
         }
         let stat = self.disk().stat(own).map_err(Error::disk("looking at", own))?;
-        self.settle_into(own, &self.member(MemberKind::Blob, digest))?;
+        {
+            let _repository = self.exclude();
+            self.settle_into(own, &self.member(MemberKind::Blob, digest))?;
+        }
         unsynced.folders.push(linking.pool.blobs(digest.algorithm()));
         unsynced.folders.extend(chain(&self.folder(MemberKind::Blob)));
         inner.settle(&unsynced)?;
@@ -144,7 +150,11 @@ impl Repository {
         let linking = Linking { inner, pool: inner.pool(&self.workspace), scraps: &scraps };
         let since = inner.barrier.n_failed();
         let member = self.member(MemberKind::Blob, digest);
-        match self.link(digest, &source, &member, &linking) {
+        // What is listed already stays: nobody has looked at the bytes of the other one.
+        let repository = self.exclude();
+        let linked = self.link(digest, &source, &member, Fills::Empty, &linking);
+        drop(repository);
+        match linked {
             Ok(()) => {}
             // Deleted in this moment.
             Err(Error::Disk { source: error, .. })

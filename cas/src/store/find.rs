@@ -210,8 +210,8 @@ impl Store {
                 for name in noted {
                     match names::get(disk, workspace, &name) {
                         Ok(Some(there)) if there == *digest => names.push(name),
-                        // It leads elsewhere by now.
-                        Ok(_) => self.forget_stale(workspace, digest, &name)?,
+                        // It leads elsewhere by now; that goes when the artifact is retired.
+                        Ok(_) => {}
                         Err(error @ Error::DamagedName { .. }) => {
                             tracing::error!(%workspace, %error, "a name cannot be read");
                         }
@@ -227,22 +227,6 @@ impl Store {
         }
         names.sort();
         Ok(names)
-    }
-
-    /// Takes a name out of the index that leads elsewhere, unless it has come back.
-    fn forget_stale(
-        &self,
-        workspace: &Workspace,
-        digest: &Digest,
-        name: &Name,
-    ) -> Result<(), Error> {
-        let Some(index) = self.inner.index() else { return Ok(()) };
-        let repository = self.repository(workspace, name.repository());
-        let _repository = repository.exclude();
-        if names::get(&*self.inner.disk, workspace, name)? != Some(*digest) {
-            index.forget_name(workspace, digest, name);
-        }
-        Ok(())
     }
 
     /// Whether an artifact of the workspace, but for `besides`, reaches a digest. Without an index
