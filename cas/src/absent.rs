@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 
 use crate::digest::{Algorithm, Digest};
 use crate::disk::{Create, Disk, RelPath, write_all_at};
+use crate::durable::sync_folder_of;
 use crate::error::Error;
 use crate::layout;
 use crate::names::make_dirs;
@@ -68,11 +69,6 @@ pub(crate) fn remove(
             sync_folder_of(disk, &path)
         }
     }
-}
-
-fn sync_folder_of(disk: &dyn Disk, path: &RelPath) -> Result<(), Error> {
-    let Some((folder, _)) = path.split() else { return Ok(()) };
-    disk.sync_dir(&folder).map_err(Error::disk("syncing", &folder))
 }
 
 /// What an artifact was sealed without; nothing when no record says so.

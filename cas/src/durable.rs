@@ -35,6 +35,12 @@ pub(crate) struct Unsynced {
     pub(crate) since: u64,
 }
 
+/// Makes what was changed under a name durable.
+pub(crate) fn sync_folder_of(disk: &dyn Disk, path: &RelPath) -> Result<(), Error> {
+    let Some((folder, _)) = path.split() else { return Ok(()) };
+    disk.sync_dir(&folder).map_err(Error::disk("syncing", &folder))
+}
+
 impl Barrier {
     /// Returns once everything in `unsynced` is durable.
     ///

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use crate::absent;
 use crate::digest::{Algorithm, Digest};
-use crate::disk::{Kind, RelPath, Stat};
+use crate::disk::{Kind, RelPath};
 use crate::durable::Unsynced;
 use crate::error::Error;
 use crate::layout::{self, Pool};
@@ -26,15 +26,6 @@ pub struct Retired {
     pub names: Vec<Name>,
     /// Bytes that no other artifact of the workspace has.
     pub released: u64,
-    /// Bytes that nobody holds any more: this is for the keeper alone.
-    pub reclaimable: u64,
-}
-
-/// A file of a layout's blobs.
-struct AtMember {
-    digest: Digest,
-    size: u64,
-    n_links: u64,
 }
 
 /// What a collection took, or would take.
@@ -109,11 +100,14 @@ impl Store {
             let _repository = repository.exclude();
             unsynced.folders.extend(repository.delist_root(digest)?);
         }
-        let members = self.members_at(&sealed.path())?;
+        let size_of = |part: &Digest| {
+            let stat = disk.stat(&layout::blob_in(&sealed.path(), part)).ok()?;
+            Some((*part, stat.size))
+        };
+        let members: Vec<(Digest, u64)> = parts.iter().filter_map(size_of).collect();
         disk.rename_new(&sealed.path(), &gone).map_err(Error::disk("renaming", &sealed.path()))?;
         if let Some(index) = inner.index() {
-            let digests: Vec<Digest> = members.iter().map(|member| member.digest).collect();
-            index.forget(workspace, digest, &digests);
+            index.forget(workspace, digest, &parts);
         }
         unsynced.folders.push(RelPath::new(layout::STAGING));
         unsynced.folders.extend(sealed.path().split().map(|(folder, _)| folder));
@@ -133,27 +127,9 @@ impl Store {
             tracing::warn!(%digest, %error, "a retired layout stays in staging until the next start");
         }
         inner.refill_reserve();
-        let bytes = |counts: &dyn Fn(&AtMember) -> bool| {
-            members.iter().filter(|member| counts(member)).map(|member| member.size).sum()
-        };
-        Ok(Retired {
-            names: led,
-            released: bytes(&|member| !self.is_held(workspace, &member.digest, Some(digest))),
-            // One link in the pool, one in the layout that is gone.
-            reclaimable: bytes(&|member| member.n_links <= 2),
-        })
-    }
-
-    /// The files of a layout's blobs.
-    fn members_at(&self, layout: &RelPath) -> Result<Vec<AtMember>, Error> {
-        let mut members = Vec::new();
-        for digest in self.inner.digests_in(layout)? {
-            let stat = self.inner.disk.stat(&layout::blob_in(layout, &digest));
-            if let Ok(Stat { size, n_links, .. }) = stat {
-                members.push(AtMember { digest, size, n_links });
-            }
-        }
-        Ok(members)
+        let released =
+            members.iter().filter(|(part, _)| !self.is_held(workspace, part, Some(digest)));
+        Ok(Retired { names: led, released: released.map(|(_, size)| size).sum() })
     }
 
     /// Removes every blob that nobody holds, or with `dry_run` only counts them. `pace` is called

@@ -108,8 +108,7 @@ impl Linking<'_> {
         let disk = self.disk();
         let blob = self.pool.blob(digest);
         for _ in 0..N_TRIES {
-            let theirs = self.scraps.path("theirs");
-            {
+            let theirs = {
                 let _blob = self.inner.lock_digest(digest);
                 match disk.link(own, &blob) {
                     Ok(()) => return Ok(false),
@@ -118,8 +117,9 @@ impl Linking<'_> {
                 }
                 // One is there already: it was when we began, and is rotten or worn out, or
                 // somebody else has put it meanwhile. Hold it.
+                let theirs = self.scraps.path("theirs");
                 match disk.link(&blob, &theirs) {
-                    Ok(()) => {}
+                    Ok(()) => theirs,
                     Err(error) if error.kind() == io::ErrorKind::TooManyLinks => {
                         self.replace(own, &blob)?;
                         return Ok(false);
@@ -130,7 +130,7 @@ impl Linking<'_> {
                     }
                     Err(error) => return Err(Error::disk("linking", &blob)(error)),
                 }
-            }
+            };
             // If it is as good, that one it is, so that the bytes are there once. Nobody waits
             // for us while we look.
             if is_same(disk, own, &theirs)? {

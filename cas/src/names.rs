@@ -3,6 +3,7 @@
 //! The file holds the digest that the tag leads to and, on a second line, a check that ties both
 //! together: a tag that rotted is damage, not a name that nobody gave.
 
+use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 
@@ -19,8 +20,8 @@ const MOST_BYTES: u64 = 7 + 128 + 1 + CHECK as u64 + 1;
 const CHECK: usize = 16;
 /// How deep a repository's folders are followed; its name has at most 255 bytes.
 const MOST_DEPTH: usize = 130;
-/// How often a tag's folder is made again because somebody tidied it away.
-const N_TRIES: usize = 16;
+/// How often a folder is made again because somebody tidied it away.
+pub(crate) const N_TRIES: usize = 16;
 
 /// A tag's file that is written and waits to be moved to its place.
 pub(crate) struct Pending {
@@ -48,20 +49,30 @@ pub(crate) fn prepare(
 /// Moves a prepared tag to its place. The folders that this returns are to be synced. The caller
 /// excludes others from the repository.
 pub(crate) fn publish(disk: &dyn Disk, pending: &Pending) -> Result<Vec<RelPath>, Error> {
-    let to = pending.folder.join(pending.name.tag());
-    let mut renamed = disk.rename(&pending.from, &to);
+    move_into(disk, &pending.from, &pending.folder, pending.name.tag())?;
+    Ok(chain(&pending.folder))
+}
+
+/// Renames a file of ours to a name in a folder of names, whatever stood there.
+pub(crate) fn move_into(
+    disk: &dyn Disk,
+    from: &RelPath,
+    folder: &RelPath,
+    name: impl fmt::Display,
+) -> Result<(), Error> {
+    let to = folder.join(name);
+    let mut renamed = disk.rename(from, &to);
     for _ in 0..N_TRIES {
         match &renamed {
-            // Its folder was empty and somebody who retired the last name in it took it away.
+            // The folder was never made, or somebody who ended the last name in it took it away.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                make_dirs(disk, &pending.folder, 0o700)?;
-                renamed = disk.rename(&pending.from, &to);
+                make_dirs(disk, folder, 0o700)?;
+                renamed = disk.rename(from, &to);
             }
             _ => break,
         }
     }
-    renamed.map_err(Error::disk("renaming", &pending.from))?;
-    Ok(chain(&pending.folder))
+    renamed.map_err(Error::disk("renaming", from))
 }
 
 /// A folder and those above it but for the root, inner ones first: all of them are to be synced,

@@ -7,6 +7,7 @@ use std::io;
 
 use crate::digest::Digest;
 use crate::disk::{Disk, File, Kind, RelPath};
+use crate::durable::sync_folder_of;
 use crate::error::{DamageKind, Error};
 use crate::layout::Pool;
 use crate::quarantine::{self, Subject};
@@ -212,10 +213,4 @@ impl Place<'_> {
             (Err(_), _) => bad.what != DamageKind::Missing,
         }
     }
-}
-
-/// Makes what was changed under a name durable.
-pub(crate) fn sync_folder_of(disk: &dyn Disk, path: &RelPath) -> Result<(), Error> {
-    let Some((folder, _)) = path.split() else { return Ok(()) };
-    disk.sync_dir(&folder).map_err(Error::disk("syncing", &folder))
 }

@@ -96,7 +96,7 @@ struct Member {
 
 impl Draft {
     pub(crate) fn begin(store: Store, workspace: Workspace) -> Result<Draft, Error> {
-        drop(store.inner.writing(0)?);
+        store.inner.has_room(0)?;
         let dir = store.inner.staging("draft");
         let since = store.inner.barrier.n_failed();
         let extras = Scraps::new(&store);

@@ -78,7 +78,7 @@ impl Draft {
         // Held to the end: nobody may retire it, or put it as well, in between.
         let _artifact = inner.lock_artifact(&self.workspace, &digest);
         // What the workspace has already counts once; layers that were absent so far count now.
-        let counted = match self.is_there(&plan.place)? {
+        let counted = match self.store.inner.is_there(&plan.place)? {
             true => store.facts(&self.workspace, &digest).map_or(0, |facts| facts.size),
             false => 0,
         };
@@ -199,7 +199,7 @@ impl Draft {
     fn place(&mut self, plan: &mut Plan, record: Option<absent::Record>) -> Result<(), Error> {
         let disk = &*self.store.inner.disk;
         if let Some(record) = record
-            && !self.is_there(&plan.place)?
+            && !self.store.inner.is_there(&plan.place)?
         {
             record.publish(disk)?;
         }
@@ -225,7 +225,7 @@ impl Draft {
         let disk = &*self.store.inner.disk;
         let mut lost = Vec::new();
         for digest in &plan.receipt.absent {
-            if !self.is_there(&layout::blob_in(&plan.place, digest))? {
+            if !self.store.inner.is_there(&layout::blob_in(&plan.place, digest))? {
                 lost.push(*digest);
             }
         }
@@ -242,14 +242,6 @@ impl Draft {
                 artifact: plan.root.digest,
                 damages: lost.iter().map(damage).collect(),
             }),
-        }
-    }
-
-    fn is_there(&self, place: &RelPath) -> Result<bool, Error> {
-        match self.store.inner.disk.stat(place) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(Error::disk("looking at", place)(error)),
         }
     }
 

@@ -2,7 +2,6 @@
 //! has.
 
 use std::io::{self, Read};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Draft, Held, Member, Taken};
@@ -36,7 +35,7 @@ impl Draft {
         let taken = self.take_new(claimed, size, reading);
         if taken.is_err() {
             // First the file, then the member: nobody else may begin this blob in between.
-            let _ = self.store.inner.disk.unlink(&layout::blob_in(&self.dir, claimed));
+            let _ = self.store.inner.disk.unlink(&self.member_path(claimed));
             lock(&self.members).remove(claimed);
         }
         taken
@@ -76,10 +75,7 @@ impl Draft {
     }
 
     fn take_new(&self, claimed: &Digest, size: u64, reading: Reading<'_>) -> Result<Taken, Error> {
-        let path = layout::blob_in(&self.dir, claimed);
-        if claimed.algorithm() != Algorithm::Sha256 {
-            self.make_dir(&self.dir.join(layout::BLOBS).join(claimed.algorithm().name()))?;
-        }
+        let path = self.member_place(claimed)?;
         let (existing, mut held) = self.linking().hold(claimed, &path)?;
         let expected =
             Expected { algorithm: claimed.algorithm(), digest: Some(*claimed), size: Some(size) };
@@ -93,12 +89,12 @@ impl Draft {
         let needs_room = !(existing.as_deref().is_some_and(is_of_size)
             && self.store.is_held(&self.workspace, claimed, None));
         if needs_room && reading.is_file() {
-            claim.room(size)?;
+            claim.writing.grow(size)?;
         } else if needs_room {
             // A stream's word takes no room from others, but one that cannot come true is refused.
-            drop(self.store.inner.writing(size)?);
+            self.store.inner.has_room(size)?;
         }
-        let may_grow = |size| if needs_room { claim.room(size) } else { Ok(()) };
+        let may_grow = |size| if needs_room { claim.writing.grow(size) } else { Ok(()) };
         let intake = self.intake(&path, existing, Some(claimed), &may_grow);
         let proved = intake.run(&expected, reading)?;
         if had {
@@ -151,10 +147,7 @@ impl Draft {
         let disk = &*self.store.inner.disk;
         let counted = Claim::new(self);
         counted.admit(size)?;
-        let path = self.member_path(&digest);
-        if digest.algorithm() != Algorithm::Sha256 {
-            self.make_dir(&self.dir.join(layout::BLOBS).join(digest.algorithm().name()))?;
-        }
+        let path = self.member_place(&digest)?;
         self.linking().link(&digest, from, &path)?;
         let stat = disk.stat(&path).map_err(Error::disk("looking at", &path))?;
         // Where a crash or rot took the pool's name, sealing gives it back.
@@ -179,6 +172,14 @@ impl Draft {
     /// The draft's own name for a member.
     pub(crate) fn member_path(&self, digest: &Digest) -> RelPath {
         layout::blob_in(&self.dir, digest)
+    }
+
+    /// The same, in a folder that is there: every draft begins with the one for SHA-256.
+    fn member_place(&self, digest: &Digest) -> Result<RelPath, Error> {
+        if digest.algorithm() != Algorithm::Sha256 {
+            self.make_dir(&self.dir.join(layout::BLOBS).join(digest.algorithm().name()))?;
+        }
+        Ok(self.member_path(digest))
     }
 
     pub(super) fn pool(&self) -> Pool {
@@ -223,7 +224,7 @@ impl Draft {
             let (digest, _) = hash_reading(&mut reading, algorithm, size)?;
             return match self.take(&digest, size, Source::Range { file, offset, len }) {
                 // Nobody claimed this digest but our own first look at the file.
-                Err(Error::Refused(Refusal::Mismatch { .. })) if claimed.is_none() => {
+                Err(Error::Refused(Refusal::Mismatch { .. })) => {
                     Err(Error::SourceChanged { what: "the file".to_owned() })
                 }
                 taken => taken,
@@ -242,7 +243,7 @@ impl Draft {
         if let Some(size) = expected.size {
             claim.admit(size)?;
             if reading.is_file() {
-                claim.room(size)?;
+                claim.writing.grow(size)?;
             }
         }
         let is_known = expected.size.is_some();
@@ -250,7 +251,7 @@ impl Draft {
             if !is_known {
                 claim.admit(size)?;
             }
-            claim.room(size)
+            claim.writing.grow(size)
         };
         let disk = &*self.store.inner.disk;
         let spool = self.extras.path("file");
@@ -265,10 +266,7 @@ impl Draft {
             disk.unlink(&spool).map_err(Error::disk("removing", &spool))?;
             return Ok(taken);
         }
-        let path = layout::blob_in(&self.dir, &proved.digest);
-        if proved.digest.algorithm() != Algorithm::Sha256 {
-            self.make_dir(&self.dir.join(layout::BLOBS).join(proved.digest.algorithm().name()))?;
-        }
+        let path = self.member_place(&proved.digest)?;
         let claim = Claim::new(self);
         let renamed = disk.rename(&spool, &path).map_err(Error::disk("renaming", &spool));
         if let Err(error) = claim.admit(proved.size).and(renamed) {
@@ -285,12 +283,13 @@ impl Draft {
 struct Claim<'a> {
     draft: &'a Draft,
     admitted: AtomicU64,
-    writing: Mutex<Option<Writing<'a>>>,
+    writing: Writing<'a>,
 }
 
 impl<'a> Claim<'a> {
     fn new(draft: &'a Draft) -> Claim<'a> {
-        Claim { draft, admitted: AtomicU64::new(0), writing: Mutex::default() }
+        let writing = draft.store.inner.writing();
+        Claim { draft, admitted: AtomicU64::new(0), writing }
     }
 
     /// Counts bytes to what the draft has; refuses what no workspace may hold.
@@ -302,16 +301,6 @@ impl<'a> Claim<'a> {
         let before = before.map_err(|_| Error::Quota { limit })?;
         self.admitted.fetch_add(size, Ordering::Relaxed);
         self.draft.store.inner.admit(before.saturating_add(size))
-    }
-
-    /// Takes room for bytes that are about to be written.
-    fn room(&self, size: u64) -> Result<(), Error> {
-        let more = self.draft.store.inner.writing(size)?;
-        match &mut *lock(&self.writing) {
-            Some(writing) => writing.join(more),
-            none => *none = Some(more),
-        }
-        Ok(())
     }
 
     fn keep(&self) {

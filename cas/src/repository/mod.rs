@@ -14,8 +14,6 @@ mod tags;
 mod take;
 mod upload;
 
-use std::io;
-
 use crate::disk::{Disk, RelPath};
 use crate::error::Error;
 use crate::layout;
@@ -87,10 +85,6 @@ impl Repository {
     }
 
     fn is_there(&self, path: &RelPath) -> Result<bool, Error> {
-        match self.disk().stat(path) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(Error::disk("looking at", path)(error)),
-        }
+        self.inner().is_there(path)
     }
 }

@@ -1,7 +1,6 @@
 //! A blob on its way into a repository: brought, or found in the workspace.
 
 use std::io;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Repository;
@@ -14,14 +13,10 @@ use crate::error::Error;
 use crate::intake::{Expected, Intake};
 use crate::layout::{self, MemberKind};
 use crate::linking::{Linking, Scraps};
-use crate::names::{self, chain, make_dirs};
+use crate::names::{self, chain, move_into};
 use crate::quarantine::{self, Subject};
 use crate::source::{Reading, Source};
-use crate::store::{Writing, lock};
 use crate::workspace::RepositoryName;
-
-/// How often a folder is made again because somebody tidied it away.
-const N_TRIES: usize = 16;
 
 impl Repository {
     /// Takes a blob in: every byte of the source is read and hashed, whatever the store has. It is
@@ -48,17 +43,12 @@ impl Repository {
         let (existing, _) = linking.hold(claimed, &own)?;
         // Whether the store has it must not show: room is looked for in both cases, and taken for
         // what has come, never on somebody's word.
-        drop(inner.writing(size.unwrap_or(0))?);
-        let writing: Mutex<Option<Writing<'_>>> = Mutex::default();
+        inner.has_room(size.unwrap_or(0))?;
+        let writing = inner.writing();
         let progress = AtomicU64::new(0);
         let may_grow = |size| {
             inner.admit(progress.load(Ordering::Relaxed).saturating_add(size))?;
-            let more = inner.writing(size)?;
-            match &mut *lock(&writing) {
-                Some(writing) => writing.join(more),
-                none => *none = Some(more),
-            }
-            Ok(())
+            writing.grow(size)
         };
         let intake = Intake {
             disk,
@@ -105,32 +95,14 @@ impl Repository {
         let stat = self.disk().stat(own).map_err(Error::disk("looking at", own))?;
         {
             let _repository = self.exclude();
-            self.settle_into(own, &self.member(MemberKind::Blob, digest))?;
+            let folder = self.folder(MemberKind::Blob);
+            move_into(self.disk(), own, &folder, layout::digest_file(digest))?;
         }
         unsynced.folders.push(linking.pool.blobs(digest.algorithm()));
         unsynced.folders.extend(chain(&self.folder(MemberKind::Blob)));
         inner.settle(&unsynced)?;
         inner.proofs.note(digest, &stat);
         Ok(())
-    }
-
-    /// Renames a file of ours to a member's name, whatever stood there.
-    fn settle_into(&self, own: &RelPath, member: &RelPath) -> Result<(), Error> {
-        let disk = self.disk();
-        let mut renamed = disk.rename(own, member);
-        for _ in 0..N_TRIES {
-            match &renamed {
-                // The folder was never made, or somebody tidied it away.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    if let Some((folder, _)) = member.split() {
-                        make_dirs(disk, &folder, 0o700)?;
-                    }
-                    renamed = disk.rename(own, member);
-                }
-                _ => break,
-            }
-        }
-        renamed.map_err(Error::disk("renaming", own))
     }
 
     /// Lists a blob that another repository of the workspace lists (`from`, if that is given, and

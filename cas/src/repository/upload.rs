@@ -38,7 +38,7 @@ impl Repository {
     /// [`Error::Full`], [`Error::Disk`].
     pub fn begin_upload(&self, algorithm: Algorithm) -> Result<Upload, Error> {
         let inner = self.inner();
-        drop(inner.writing(0)?);
+        inner.has_room(0)?;
         inner.ensure_workspace(&self.workspace)?;
         let scraps = Scraps::new(&self.store);
         let path = scraps.path("upload");
@@ -97,7 +97,7 @@ impl Upload {
         let end = self.offset.saturating_add(bytes.len() as u64);
         let grows = end.div_ceil(GROWTH) > self.offset.div_ceil(GROWTH);
         let room = inner.admit(end).and_then(|()| match grows {
-            true => inner.writing(GROWTH).map(drop),
+            true => inner.has_room(GROWTH),
             false => Ok(()),
         });
         let written = room.and_then(|()| {

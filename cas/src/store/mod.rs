@@ -294,6 +294,15 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether anything stands at a path.
+    pub(crate) fn is_there(&self, path: &RelPath) -> Result<bool, Error> {
+        match self.disk.stat(path) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::disk("looking at", path)(error)),
+        }
+    }
+
     pub(crate) fn entries(&self, folder: &RelPath) -> Result<Vec<Entry>, Error> {
         let mut entries = Vec::new();
         let listed = self.disk.list(folder, &mut |entry| {

@@ -15,20 +15,39 @@ const RESERVE: u64 = 1 << 20;
 
 /// Bytes that are going to be written; dropped, they are on the disk or given up.
 pub(crate) struct Writing<'a> {
-    all: &'a AtomicU64,
-    size: u64,
+    inner: &'a Inner,
+    size: AtomicU64,
 }
 
 impl Writing<'_> {
-    /// Makes two one.
-    pub(crate) fn join(&mut self, mut other: Self) {
-        self.size = self.size.saturating_add(std::mem::take(&mut other.size));
+    /// Takes room for more; refuses what the disk has no room for, those bytes counted that others
+    /// are writing.
+    pub(crate) fn grow(&self, size: u64) -> Result<(), Error> {
+        let Options { min_free, .. } = self.inner.options;
+        let mut free = u64::MAX;
+        if min_free > 0 {
+            let space = self.inner.disk.space();
+            free = space.map_err(Error::disk("asking for room on", &RelPath::root()))?.free;
+        }
+        // What is refused is never counted: nobody else must be refused because of it.
+        let add = |before: u64| {
+            let after = before.checked_add(size)?;
+            (free >= min_free.saturating_add(after)).then_some(after)
+        };
+        let all = &self.inner.being_written;
+        match all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
+            Ok(_) => {
+                self.size.fetch_add(size, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(_) => Err(Error::Full),
+        }
     }
 }
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
-        self.all.fetch_sub(self.size, Ordering::Relaxed);
+        self.inner.being_written.fetch_sub(*self.size.get_mut(), Ordering::Relaxed);
     }
 }
 
@@ -63,24 +82,14 @@ impl Inner {
         }
     }
 
-    /// Refuses bytes that the disk has no room for, those counted that others are writing.
-    pub(crate) fn writing(&self, size: u64) -> Result<Writing<'_>, Error> {
-        let all = &self.being_written;
-        let Options { min_free, .. } = self.options;
-        let mut free = u64::MAX;
-        if min_free > 0 {
-            let space = self.disk.space();
-            free = space.map_err(Error::disk("asking for room on", &RelPath::root()))?.free;
-        }
-        // What is refused is never counted: nobody else must be refused because of it.
-        let add = |before: u64| {
-            let after = before.checked_add(size)?;
-            (free >= min_free.saturating_add(after)).then_some(after)
-        };
-        match all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
-            Ok(_) => Ok(Writing { all, size }),
-            Err(_) => Err(Error::Full),
-        }
+    /// Nothing yet; it grows with what is written.
+    pub(crate) fn writing(&self) -> Writing<'_> {
+        Writing { inner: self, size: AtomicU64::new(0) }
+    }
+
+    /// Refuses bytes that the disk has no room for now, without taking any: a claim may be empty.
+    pub(crate) fn has_room(&self, size: u64) -> Result<(), Error> {
+        self.writing().grow(size)
     }
 
     /// Counts an artifact to what a workspace holds; refuses it when the quota has no room for it.
