@@ -26,6 +26,8 @@ pub const QUARANTINE: &str = "quarantine";
 pub const NAMES: &str = "names";
 /// The folder of records of what artifacts were sealed without.
 pub const ABSENT: &str = "absent";
+/// The folder of uploads that were begun and are not blobs yet.
+pub const UPLOADS: &str = "uploads";
 /// The folder of the derived index.
 pub const INDEX: &str = "index";
 /// The file that says which store this is, and of which format.

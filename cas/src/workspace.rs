@@ -132,7 +132,7 @@ impl fmt::Display for Workspace {
 // === impl RepositoryName, Tag ===
 
 /// A text, cut to what an error may hold.
-fn refused(what: &'static str, text: &str, rule: &'static str) -> NameError {
+pub(crate) fn refused(what: &'static str, text: &str, rule: &'static str) -> NameError {
     NameError { what, text: text.chars().take(400).collect(), rule }
 }
 

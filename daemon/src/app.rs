@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cas::Store;
 use cas::workspace::Workspace;
+use cas::{Store, Upload};
 use nix::unistd::{Gid, Uid};
 use tokio::sync::Semaphore;
 
@@ -17,9 +17,9 @@ use crate::config::Config;
 use crate::connections::Connections;
 use crate::drafts::Drafts;
 use crate::metrics::Metrics;
-use crate::ops::v2::Upload;
 use crate::peer::{Peer, overflow_uid};
 use crate::policy::Policy;
+use crate::v2::path::Target;
 use crate::v2::sessions::Sessions;
 
 /// The daemon, all but its socket.
@@ -77,6 +77,31 @@ impl App {
             root,
             config,
         })
+    }
+
+    /// Opens the uploads again that an earlier process left. Blocking.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn adopt_uploads(&self) -> Result<(), cas::Error> {
+        for upload in self.store.uploads()? {
+            let repository = upload.repository();
+            let (workspace, repository) = (repository.workspace(), repository.name());
+            let target = Target { workspace: workspace.clone(), repository: repository.clone() };
+            let owner = upload.owner().to_owned();
+            self.uploads.adopt(upload.id().clone(), &owner, &target, upload);
+        }
+        Ok(())
+    }
+
+    /// Leaves the open uploads to the next process. Blocking.
+    pub fn keep_uploads(&self) {
+        for upload in self.uploads.clear() {
+            match Arc::into_inner(upload) {
+                Some(upload) => upload.into_inner().keep(),
+                None => tracing::warn!("an upload is still written to, and is given up"),
+            }
+        }
     }
 
     /// Says that no new requests are wanted.

@@ -74,11 +74,12 @@ fn run(args: &Args) -> Result<(), Problem> {
         .map_err(|e| internal("the runtime could not be started", &e))?;
     let closing = store.clone();
     let app = Arc::new(App::new(store, root, config).map_err(|e| Problem::new(Code::Config, e))?);
+    app.adopt_uploads().map_err(refusal::problem)?;
     let served = runtime.block_on(serve(app.clone(), listening, loopback));
 
     // Drafts first: an open one holds links and staging folders that nobody is going to want.
     drop(app.drafts.clear());
-    drop(app.uploads.clear());
+    app.keep_uploads();
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(app);
     closing.close();

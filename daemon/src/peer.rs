@@ -61,6 +61,14 @@ impl Peer {
         self.uid
     }
 
+    /// Who it is, in words that mean the same to the next process.
+    pub fn owner(&self) -> String {
+        match self.is_anonymous {
+            true => "anonymous".to_owned(),
+            false => format!("uid {}", self.uid),
+        }
+    }
+
     /// Whether the peer is in this group.
     pub fn is_member(&self, gid: u32) -> bool {
         self.gid == gid || self.groups.contains(&gid)

@@ -21,6 +21,7 @@ use world::Scenario;
 pub(crate) mod fixture;
 mod repository;
 mod scenario;
+mod uploads;
 mod verdict;
 mod world;
 

@@ -8,6 +8,7 @@ mod delete;
 mod held;
 mod members;
 mod push;
+mod record;
 mod referrers;
 mod reopen;
 mod tags;
@@ -25,6 +26,7 @@ use crate::workspace::{RepositoryName, Workspace};
 pub use held::Held;
 pub(crate) use members::Fills;
 pub use push::{Push, Pushed};
+pub use record::UploadId;
 pub use upload::Upload;
 
 /// One repository of one workspace. Clones are the same repository; making one looks at nothing.

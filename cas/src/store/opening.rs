@@ -127,6 +127,7 @@ pub(super) fn make_folders(disk: &dyn Disk) -> Result<(), Error> {
         (RelPath::new(layout::NAMES), 0o700),
         (RelPath::new(layout::ABSENT), 0o700),
         (RelPath::new(layout::STAGING), 0o700),
+        (RelPath::new(layout::UPLOADS), 0o700),
         (RelPath::new(layout::QUARANTINE), 0o700),
     ];
     for (path, mode) in &folders {

@@ -1,11 +1,13 @@
 //! The open uploads of the front door: each bound to the peer and the repository that began it.
 //!
 //! An upload is begun without touching the disk. It goes when it is committed, cancelled or found
-//! wrong, and when nothing was done with it for long.
+//! wrong, and when nothing was done with it for long. What an earlier process left is open again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use cas::UploadId;
 
 use super::fault::{Fault, Kind};
 use super::path::Target;
@@ -13,7 +15,7 @@ use crate::config::Config;
 
 /// All open uploads.
 pub struct Sessions<U> {
-    open: Mutex<HashMap<String, Open<U>>>,
+    open: Mutex<HashMap<UploadId, Open<U>>>,
     most: usize,
     most_per_uid: usize,
     idle: Duration,
@@ -21,7 +23,7 @@ pub struct Sessions<U> {
 
 struct Open<U> {
     upload: Arc<Upload<U>>,
-    uid: u32,
+    owner: String,
     target: Target,
     used: Instant,
 }
@@ -46,26 +48,36 @@ impl<U> Sessions<U> {
     ///
     /// # Errors
     /// [`Kind::TooMany`] when the peer, or all of them, have as many as they may.
-    pub fn begin(&self, uid: u32, target: Target, upload: U) -> Result<String, Fault> {
+    pub fn begin(
+        &self,
+        owner: &str,
+        target: &Target,
+        make: impl FnOnce(&UploadId) -> U,
+    ) -> Result<UploadId, Fault> {
         let id = new_id()?;
         let mut open = self.lock();
-        let n_own = open.values().filter(|one| one.uid == uid).count();
+        let n_own = open.values().filter(|one| one.owner == owner).count();
         if n_own >= self.most_per_uid || open.len() >= self.most {
             let message = format!("{n_own} of your uploads are open, {} of all", open.len());
             return Err(Fault::new(Kind::TooMany, message));
         }
-        let upload = Arc::new(Upload::new(upload));
-        open.insert(id.clone(), Open { upload, uid, target, used: Instant::now() });
+        open.insert(id.clone(), Open::new(owner, target, make(&id)));
         Ok(id)
+    }
+
+    /// Opens an upload again that an earlier process left, however many there are.
+    pub fn adopt(&self, id: UploadId, owner: &str, target: &Target, upload: U) {
+        self.lock().insert(id, Open::new(owner, target, upload));
     }
 
     /// The upload of that name, if this peer began it in this repository.
     ///
     /// # Errors
     /// [`Kind::UploadUnknown`].
-    pub fn find(&self, id: &str, uid: u32, target: &Target) -> Result<Arc<Upload<U>>, Fault> {
+    pub fn find(&self, id: &str, owner: &str, target: &Target) -> Result<Arc<Upload<U>>, Fault> {
         let mut open = self.lock();
-        let one = open.get_mut(id).filter(|one| one.uid == uid && one.target == *target);
+        let one = id.parse().ok().and_then(|id: UploadId| open.get_mut(&id));
+        let one = one.filter(|one| one.owner == owner && one.target == *target);
         let one = one.ok_or_else(|| unknown(id))?;
         one.used = Instant::now();
         Ok(one.upload.clone())
@@ -75,9 +87,10 @@ impl<U> Sessions<U> {
     ///
     /// # Errors
     /// [`Kind::UploadUnknown`].
-    pub fn end(&self, id: &str, uid: u32, target: &Target) -> Result<Arc<Upload<U>>, Fault> {
-        self.find(id, uid, target)?;
-        Ok(self.lock().remove(id).ok_or_else(|| unknown(id))?.upload)
+    pub fn end(&self, id: &str, owner: &str, target: &Target) -> Result<Arc<Upload<U>>, Fault> {
+        self.find(id, owner, target)?;
+        let key = id.parse().map_err(|_| unknown(id))?;
+        Ok(self.lock().remove(&key).ok_or_else(|| unknown(id))?.upload)
     }
 
     /// Takes out the uploads whose time is over. To drop them may take the disk some time.
@@ -86,7 +99,7 @@ impl<U> Sessions<U> {
         let mut open = self.lock();
         let is_over =
             |one: &Open<U>| Arc::strong_count(&one.upload) == 1 && one.used.elapsed() > self.idle;
-        let over: Vec<String> =
+        let over: Vec<UploadId> =
             open.iter().filter(|(_, one)| is_over(one)).map(|(id, _)| id.clone()).collect();
         over.iter().filter_map(|id| open.remove(id)).map(|one| one.upload).collect()
     }
@@ -103,8 +116,15 @@ impl<U> Sessions<U> {
     }
 
     /// No code panics while it holds the lock.
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Open<U>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<UploadId, Open<U>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<U> Open<U> {
+    fn new(owner: &str, target: &Target, upload: U) -> Open<U> {
+        let (upload, used) = (Arc::new(Upload::new(upload)), Instant::now());
+        Open { upload, owner: owner.to_owned(), target: target.clone(), used }
     }
 }
 
@@ -114,17 +134,18 @@ fn unknown(id: &str) -> Fault {
 }
 
 /// A random UUID (RFC 9562, version 4): the specification wants one in an upload's location.
-fn new_id() -> Result<String, Fault> {
+fn new_id() -> Result<UploadId, Fault> {
     let mut bytes = [0; 16];
+    let broken = || Fault::new(Kind::Broken, "no upload could be named");
     getrandom::fill(&mut bytes).map_err(|error| {
         tracing::error!(%error, "the system gives no random bytes");
-        Fault::new(Kind::Broken, "no upload could be named")
+        broken()
     })?;
     let bits = u128::from_be_bytes(bytes);
     let bits = bits & !(0xf << 76) & !(0b11 << 62) | 0x4 << 76 | 0b10 << 62;
     let hex = format!("{bits:032x}");
     let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
-    Ok(format!("{a}-{b}-{c}-{d}-{e}"))
+    format!("{a}-{b}-{c}-{d}-{e}").parse().map_err(|_| broken())
 }
 
 #[cfg(test)]
@@ -147,40 +168,47 @@ mod tests {
     fn an_upload_belongs_to_its_peer_and_repository() {
         let sessions = sessions(8, 8);
         let own = target("w/r");
-        let id = sessions.begin(1, own.clone(), 7).expect("begun");
-        assert!(sessions.find(&id, 1, &own).is_ok());
-        for (id, uid, target) in [
-            (id.as_str(), 2, &own),
-            (&id, 1, &target("w/s")),
-            (&id, 1, &target("v/r")),
-            ("x", 1, &own),
-        ] {
-            let unknown = Some(Kind::UploadUnknown);
-            assert_eq!(sessions.find(id, uid, target).err().map(|f| f.kind), unknown);
-            assert_eq!(sessions.end(id, uid, target).err().map(|f| f.kind), unknown);
+        let begun = sessions.begin("uid 1", &own, |_| 7).expect("begun").to_string();
+        let left = new_id().expect("an id");
+        sessions.adopt(left.clone(), "uid 1", &own, 8);
+        for id in [begun, left.to_string()] {
+            assert!(sessions.find(&id, "uid 1", &own).is_ok());
+            for (id, owner, target) in [
+                (id.as_str(), "uid 2", &own),
+                (&id, "uid 11", &own),
+                (&id, "uid 1", &target("w/s")),
+                (&id, "uid 1", &target("v/r")),
+                ("x", "uid 1", &own),
+                (&id.to_uppercase(), "uid 1", &own),
+            ] {
+                let unknown = Some(Kind::UploadUnknown);
+                assert_eq!(sessions.find(id, owner, target).err().map(|f| f.kind), unknown);
+                assert_eq!(sessions.end(id, owner, target).err().map(|f| f.kind), unknown);
+            }
+            assert!(sessions.end(&id, "uid 1", &own).is_ok());
+            assert!(sessions.find(&id, "uid 1", &own).is_err());
         }
-        assert!(sessions.end(&id, 1, &own).is_ok());
-        assert!(sessions.find(&id, 1, &own).is_err());
     }
 
     #[test]
     fn a_peer_has_so_many_and_all_have_so_many() {
         let sessions = sessions(3, 2);
-        let begin = |uid| sessions.begin(uid, target("w/r"), 0).map_err(|f| f.kind);
-        let first = begin(1).expect("begun");
-        let ends: Vec<_> = [1, 1, 2, 2].map(begin).into_iter().map(|end| end.is_ok()).collect();
+        let begin = |owner| sessions.begin(owner, &target("w/r"), |_| 0).map_err(|f| f.kind);
+        let first = begin("a").expect("begun").to_string();
+        let ends: Vec<_> =
+            ["a", "a", "b", "b"].map(begin).into_iter().map(|end| end.is_ok()).collect();
         assert_eq!(ends, [true, false, true, false]);
-        drop(sessions.end(&first, 1, &target("w/r")).expect("ended"));
-        assert!(begin(2).is_ok());
-        assert_eq!(begin(3), Err(Kind::TooMany));
+        drop(sessions.end(&first, "a", &target("w/r")).expect("ended"));
+        assert!(begin("b").is_ok());
+        assert_eq!(begin("c"), Err(Kind::TooMany));
     }
 
     #[test]
     fn what_is_in_use_does_not_expire() {
         let sessions = sessions(8, 8);
         let own = target("w/r");
-        let id = sessions.begin(1, own.clone(), 0).expect("begun");
-        let used = sessions.find(&id, 1, &own).expect("found");
+        let id = sessions.begin("a", &own, |_| 0).expect("begun").to_string();
+        let used = sessions.find(&id, "a", &own).expect("found");
         std::thread::sleep(Duration::from_millis(60));
         assert!(sessions.expired().is_empty());
         drop(used);
@@ -190,7 +218,7 @@ mod tests {
     #[test]
     fn an_upload_is_named_by_a_uuid() {
         for _ in 0..100 {
-            let id = new_id().expect("an id");
+            let id = new_id().expect("an id").to_string();
             let lengths: Vec<usize> = id.split('-').map(str::len).collect();
             assert_eq!(lengths, [8, 4, 4, 4, 12], "{id}");
             assert!(id[14..].starts_with('4') && "89ab".contains(&id[19..20]), "{id}");

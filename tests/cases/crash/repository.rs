@@ -13,6 +13,7 @@ use cas::workspace::{Reference, Tag};
 use cas::{Error, Options, Repository, Source, Store};
 
 use super::fixture::{self, Artifact};
+use super::uploads;
 use super::world::{default_workspace, other_workspace};
 
 /// A store on each kind of disk, with an index and without one.
@@ -138,17 +139,20 @@ fn an_upload_in_parts_is_a_blob_once_its_digest_agrees() {
         let (first, last) = bytes.split_at(150_000);
         for algorithm in Algorithm::ALL {
             // Begun without a word on the algorithm.
-            let mut upload = here.begin_upload(Algorithm::Sha256).unwrap();
+            let mut upload = here.upload(uploads::id(1), "uid 1", Algorithm::Sha256);
             let digest = Digest::compute(algorithm, &bytes);
             assert_eq!(upload.append(Source::Stream(&mut &first[..])).unwrap(), 150_000);
             assert_eq!(upload.append(Source::Stream(&mut &b""[..])).unwrap(), 150_000);
             assert_eq!(upload.append(Source::Stream(&mut &last[..])).unwrap(), 400_000);
             is_gone(here.blob(&digest));
             upload.commit(&digest).unwrap();
+            let ended = upload.append(Source::Stream(&mut &last[..]));
+            assert!(matches!(ended, Err(Error::NotFound { .. })), "{ended:?}");
+            assert!(store.uploads().unwrap().is_empty());
             assert_eq!(blob(&here, &digest).unwrap(), bytes);
         }
         // Who breaks off goes on where it stopped.
-        let mut upload = here.begin_upload(Algorithm::Sha256).unwrap();
+        let mut upload = here.upload(uploads::id(1), "uid 1", Algorithm::Sha256);
         let mut broken = first[..1000].chain(Broken);
         let broken = upload.append(Source::Stream(&mut broken));
         assert!(matches!(broken, Err(Error::SourceRead { .. })), "{broken:?}");
@@ -157,6 +161,8 @@ fn an_upload_in_parts_is_a_blob_once_its_digest_agrees() {
         let refused = upload.commit(&Digest::of(&bytes));
         assert!(matches!(refused, Err(Error::Refused(Refusal::Mismatch { .. }))), "{refused:?}");
         is_gone(here.blob(&Digest::of(first)));
+        drop(upload);
+        assert!(store.uploads().unwrap().is_empty());
     });
 }
 

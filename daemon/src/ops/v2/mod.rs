@@ -6,7 +6,7 @@
 use std::fmt::Display;
 
 use cas::Repository;
-use cas::digest::{Algorithm, Digest};
+use cas::digest::Digest;
 use http::{HeaderName, HeaderValue, header};
 
 use crate::answer::Answer;
@@ -43,14 +43,6 @@ const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
-
-/// An upload that was begun.
-pub struct Upload {
-    /// By what its bytes are hashed as they come.
-    algorithm: Algorithm,
-    /// What came so far; nothing is made on disk before the first byte.
-    spool: Option<cas::Upload>,
-}
 
 /// Runs the op of a request to the front door.
 ///

@@ -1,10 +1,11 @@
 //! `POST /v2/**/blobs/uploads/`: begins an upload; or takes a whole blob at once (`digest`); or
 //! lists a blob that the workspace has already (`mount`), with or without being told where.
 
+use cas::UploadId;
 use cas::digest::{Algorithm, Digest};
 use http::{HeaderValue, StatusCode, header};
 
-use super::{UPLOAD_UUID, Upload, bring, job, made, query, repository, target, text};
+use super::{UPLOAD_UUID, bring, job, made, query, repository, target, text};
 use crate::answer::Answer;
 use crate::ask::Ask;
 use crate::bridge;
@@ -28,10 +29,10 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
         take(ask, &target, digest).await?;
         return made(&target.blob(&digest), &digest);
     }
-    let uid = ask.caller.peer.raw_uid();
-    let upload = Upload { algorithm, spool: None };
-    let id = ask.app.uploads.begin(uid, target.clone(), upload)?;
-    so_far(status::ACCEPTED, &target, &id, 0)
+    let (owner, repository) = (ask.caller.peer.owner(), repository(ask, &target));
+    let make = |id: &UploadId| repository.upload(id.clone(), &owner, algorithm);
+    let id = ask.app.uploads.begin(&owner, &target, make)?;
+    so_far(status::ACCEPTED, &target, &id.to_string(), 0)
 }
 
 fn algorithm(name: Option<&str>) -> Result<Algorithm, Fault> {

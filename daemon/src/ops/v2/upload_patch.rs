@@ -1,17 +1,20 @@
 //! `PATCH /v2/**/blobs/uploads/*`: the next bytes of an upload, as one chunk of many or as one
-//! stream of unknown length. What came before a connection broke is kept.
+//! stream of unknown length. Answered, they are durable. What came before a connection broke is kept.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use cas::{Source, Upload};
 use http::header;
 use http_body::Body as _;
 use tokio::sync::OwnedMutexGuard;
+use wire::Code;
 
 use super::upload_begin::{come_so_far, so_far};
-use super::{Upload, bring, path, repository, target};
+use super::{bring, job, path, target};
 use crate::answer::Answer;
 use crate::ask::Ask;
+use crate::bridge;
 use crate::policy::Right;
 use crate::status;
 use crate::v2::fault::{Fault, Kind};
@@ -25,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
     let (target, id, upload) = hold(ask).await?;
     in_order(ask, &target, &id, upload.offset())?;
-    let upload = append(ask, &target, upload).await?;
+    let upload = append(ask, upload, cas::Upload::append).await?;
     // It may have been cancelled meanwhile; if not, it was used just now, however long that took.
     find(ask, &id, &target)?;
     so_far(status::ACCEPTED, &target, &id, upload.offset())
@@ -43,12 +46,37 @@ pub(super) async fn hold(
         .map_err(|_| Fault::new(Kind::TooMany, "another request is busy with this upload"))?;
     // Whoever had it meanwhile may have ended it.
     find(ask, &id, &target)?;
+    let upload = match upload.is_asleep() {
+        true => wake(ask, &target, &id, upload).await?,
+        false => upload,
+    };
     Ok((target, id, upload))
+}
+
+/// Looks at what an earlier process left of an upload. One whose bytes are not what they were is over.
+async fn wake(
+    ask: &Ask,
+    target: &Target,
+    id: &str,
+    mut upload: OwnedMutexGuard<Upload>,
+) -> Result<OwnedMutexGuard<Upload>, Fault> {
+    let wake = move || {
+        let woken = upload.wake();
+        Ok(woken.map(|()| upload)?)
+    };
+    let woken = job(ask, bridge::Kind::Hashing, wake).await;
+    woken.map_err(|fault| {
+        if fault.code == Code::NotFound {
+            drop(ask.app.uploads.end(id, &ask.caller.peer.owner(), target));
+            return Fault::new(Kind::UploadUnknown, fault.message);
+        }
+        fault
+    })
 }
 
 /// An upload of the peer's; that it was looked for counts as use of it.
 fn find(ask: &Ask, id: &str, target: &Target) -> Result<Arc<sessions::Upload<Upload>>, Fault> {
-    ask.app.uploads.find(id, ask.caller.peer.raw_uid(), target)
+    ask.app.uploads.find(id, &ask.caller.peer.owner(), target)
 }
 
 /// Whether the body begins where the upload has come to, and is as long as it says.
@@ -72,28 +100,15 @@ pub(super) fn in_order(ask: &Ask, target: &Target, id: &str, offset: u64) -> Res
     }
 }
 
-/// Adds the body to an upload and gives it back.
+/// Adds the body to an upload, in this way, and gives it back.
 pub(super) async fn append(
     ask: &mut Ask,
-    target: &Target,
     mut upload: OwnedMutexGuard<Upload>,
+    append: fn(&mut Upload, Source<'_>) -> Result<u64, cas::Error>,
 ) -> Result<OwnedMutexGuard<Upload>, Fault> {
-    let repository = repository(ask, target);
     bring(ask, move |source, _| {
-        let algorithm = upload.algorithm;
-        let spool = match &mut upload.spool {
-            Some(spool) => spool,
-            none => none.insert(repository.begin_upload(algorithm)?),
-        };
-        spool.append(source)?;
+        append(&mut upload, source)?;
         Ok(upload)
     })
     .await
-}
-
-impl Upload {
-    /// How many bytes came.
-    pub(super) fn offset(&self) -> u64 {
-        self.spool.as_ref().map_or(0, cas::Upload::offset)
-    }
 }

@@ -1,13 +1,14 @@
 //! `PUT /v2/**/blobs/uploads/*`: ends an upload, with all of its bytes, the last of them, or none.
 //! Answered, the blob is proved, durable and listed in the repository.
 
+use cas::Upload;
 use cas::digest::Digest;
 use http_body::Body as _;
 use tokio::sync::OwnedMutexGuard;
 
 use super::upload_begin::take;
 use super::upload_patch::{append, hold, in_order};
-use super::{Upload, job, made, query};
+use super::{job, made, query};
 use crate::answer::Answer;
 use crate::ask::Ask;
 use crate::bridge;
@@ -24,21 +25,21 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
     ask.record.digest = Some(digest);
     in_order(ask, &target, &id, upload.offset())?;
 
-    let ended = match upload.spool.is_none() {
+    let ended = match upload.is_empty() {
         true => take(ask, &target, digest).await,
         false => {
             let upload = match ask.body.size_hint().exact() {
                 Some(0) => upload,
-                _ => append(ask, &target, upload).await?,
+                _ => append(ask, upload, Upload::append_last).await?,
             };
-            drop(ask.app.uploads.end(&id, ask.caller.peer.raw_uid(), &target)?);
+            drop(ask.app.uploads.end(&id, &ask.caller.peer.owner(), &target)?);
             commit(ask, upload, digest).await
         }
     };
     // What the client sent is wrong or is here; what did not all come may come yet.
     let is_over = ended.as_ref().err().is_none_or(|fault| fault.kind == Kind::DigestInvalid);
     if is_over {
-        drop(ask.app.uploads.end(&id, ask.caller.peer.raw_uid(), &target));
+        drop(ask.app.uploads.end(&id, &ask.caller.peer.owner(), &target));
     }
     ended?;
     made(&target.blob(&digest), &digest)
@@ -51,13 +52,10 @@ async fn commit(
     digest: Digest,
 ) -> Result<(), Fault> {
     // Bytes that were hashed by another algorithm as they came are read again.
-    let kind = match upload.algorithm == digest.algorithm() {
+    let kind = match upload.algorithm() == digest.algorithm() {
         true => bridge::Kind::Short,
         false => bridge::Kind::Hashing,
     };
-    let commit = move || match upload.spool.take() {
-        Some(spool) => Ok(spool.commit(&digest).map(|_| ())?),
-        None => Err(Fault::new(Kind::UploadUnknown, "the upload was ended by another request")),
-    };
+    let commit = move || Ok(upload.commit(&digest).map(drop)?);
     job(ask, kind, commit).await
 }

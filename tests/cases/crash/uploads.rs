@@ -1,0 +1,202 @@
+//! Uploads that outlive the process: what somebody was told that has come is there for the next one,
+//! wherever the first was stopped, and the blob that comes of it is the one that was brought.
+
+use cas::digest::{Algorithm, Digest};
+use cas::disk::Disk as _;
+use cas::disk::sim::SimDisk;
+use cas::{Error, Repository, Source, Store, Upload, UploadId};
+
+use super::world::{default_workspace, other_workspace};
+use super::{fixture, open};
+
+/// An upload's name, told apart by a number.
+pub(crate) fn id(number: u64) -> UploadId {
+    format!("00000000-0000-4000-8000-{number:012x}").parse().unwrap()
+}
+
+fn here(store: &Store) -> Repository {
+    store.repository(&default_workspace(), &"here".parse().unwrap())
+}
+
+fn begin(store: &Store, number: u64) -> Upload {
+    here(store).upload(id(number), "uid 7", Algorithm::Sha256)
+}
+
+fn append(upload: &mut Upload, mut bytes: &[u8]) -> Result<u64, Error> {
+    upload.append(Source::Stream(&mut bytes))
+}
+
+/// The only upload that is left.
+fn left(store: &Store) -> Option<Upload> {
+    let mut left = store.uploads().unwrap();
+    assert!(left.len() < 2);
+    left.pop()
+}
+
+/// Brings all of it in three parts; says how much was acknowledged, and whether it became a blob.
+fn bring(store: &Store, bytes: &[u8]) -> (u64, bool) {
+    let mut upload = begin(store, 1);
+    let mut acknowledged = 0;
+    for part in bytes.chunks(bytes.len() / 3) {
+        match append(&mut upload, part) {
+            Ok(offset) => acknowledged = offset,
+            Err(_) => return (acknowledged, false),
+        }
+    }
+    let committed = upload.commit(&Digest::of(bytes)).is_ok();
+    (acknowledged, committed)
+}
+
+#[test]
+fn what_was_acknowledged_of_an_upload_outlives_every_stop() {
+    let bytes = fixture::bytes(11, 9_000);
+    let digest = Digest::of(&bytes);
+    let n_seeds = if std::env::var_os("BONDED_LONG").is_some() { 200 } else { 24 };
+    let mut n_states = 0;
+    for crowded in [false, true] {
+        let fresh = SimDisk::new().with_crowd(crowded).with_short_calls(3);
+        drop(open(&fresh).unwrap());
+        fresh.sync_all().unwrap();
+        for call in 0.. {
+            let disk = fresh.fork();
+            let store = open(&disk).unwrap();
+            disk.stop_after(disk.calls() + call);
+            let (acknowledged, committed) = bring(&store, &bytes);
+            drop(store);
+            // Killed, and with the power gone.
+            let states = (0..n_seeds).map(|seed| disk.crash(seed)).chain([disk.fork()]);
+            for (number, disk) in states.enumerate() {
+                n_states += 1;
+                let place = format!("call {call}, state {number}, crowded {crowded}");
+                go_on(&disk, &bytes, acknowledged, committed, &place);
+                let store = open(&disk).unwrap();
+                let blob = here(&store).blob(&digest).expect(&place).bytes().expect(&place);
+                assert!(blob == bytes, "{place}: other bytes");
+                assert!(left(&store).is_none(), "{place}: something is left over");
+                // And what was acknowledged after the stop is durable as well.
+                let after = open(&disk.crash(0)).unwrap();
+                assert!(here(&after).blob(&digest).is_ok(), "{place}: the blob was lost");
+            }
+            if committed {
+                break;
+            }
+        }
+    }
+    tests::say(&format!(
+        "measured: {n_states} stops of uploads in parts, nothing acknowledged lost"
+    ));
+}
+
+/// Goes on where another process was stopped.
+fn go_on(disk: &SimDisk, bytes: &[u8], acknowledged: u64, committed: bool, place: &str) {
+    let store = open(disk).unwrap();
+    let is_blob = here(&store).blob(&Digest::of(bytes)).is_ok();
+    assert!(is_blob || !committed, "{place}: the blob was lost");
+    let mut upload = match left(&store) {
+        Some(upload) => upload,
+        None if is_blob => return,
+        None => {
+            assert_eq!(acknowledged, 0, "{place}: the upload was lost");
+            begin(&store, 2)
+        }
+    };
+    assert_eq!(upload.owner(), "uid 7", "{place}");
+    match upload.wake() {
+        Ok(()) => {}
+        Err(Error::NotFound { .. }) if acknowledged == 0 => {
+            drop(upload);
+            upload = begin(&store, 2);
+        }
+        Err(error) => panic!("{place}: {error}"),
+    }
+    assert!(upload.offset() >= acknowledged, "{place}: {} bytes are left", upload.offset());
+    let rest = &bytes[usize::try_from(upload.offset()).unwrap()..];
+    append(&mut upload, rest).unwrap_or_else(|error| panic!("{place}: {error}"));
+    upload.commit(&Digest::of(bytes)).unwrap_or_else(|error| panic!("{place}: {error}"));
+}
+
+#[test]
+fn a_kept_upload_is_the_same_in_the_next_process_and_rot_ends_it() {
+    let bytes = fixture::bytes(12, 5_000);
+    let disk = SimDisk::new();
+    let store = open(&disk).unwrap();
+    let mut upload = begin(&store, 1);
+    append(&mut upload, &bytes[..2_000]).unwrap();
+    upload.keep();
+    // Nothing came of this one yet, and it is of another workspace and by another algorithm.
+    let elsewhere = store.repository(&other_workspace(), &"a/b".parse().unwrap());
+    elsewhere.upload(id(2), "user release", Algorithm::Sha512).keep();
+    drop(begin(&store, 3));
+    drop((elsewhere, store));
+
+    let store = open(&disk).unwrap();
+    let mut uploads = store.uploads().unwrap();
+    uploads.sort_by_key(|upload| upload.id().clone());
+    let told: Vec<_> = uploads
+        .iter()
+        .map(|upload| {
+            let (of, name) = (upload.repository().workspace(), upload.repository().name());
+            (upload.id().clone(), format!("{of}/{name}"), upload.owner(), upload.algorithm())
+        })
+        .collect();
+    let expected = [
+        (id(1), "default/here".to_owned(), "uid 7", Algorithm::Sha256),
+        (id(2), "other/a/b".to_owned(), "user release", Algorithm::Sha512),
+    ];
+    assert_eq!(told, expected);
+    for (upload, offset) in uploads.iter_mut().zip([2_000, 0]) {
+        assert!(upload.is_asleep() && !upload.is_empty());
+        upload.wake().unwrap();
+        assert_eq!(upload.offset(), offset);
+    }
+    append(&mut uploads[0], &bytes[2_000..]).unwrap();
+    uploads[0].commit(&Digest::of(&bytes)).unwrap();
+    uploads.pop().unwrap().keep();
+    drop(uploads);
+    assert_eq!(here(&store).blob(&Digest::of(&bytes)).unwrap().size(), 5_000);
+    assert_eq!(store.uploads().unwrap().into_iter().map(|upload| upload.keep()).count(), 1);
+
+    // Bytes that are not what was written down begin nothing.
+    let mut upload = begin(&store, 4);
+    append(&mut upload, &bytes[..4_096]).unwrap();
+    upload.keep();
+    let file = format!("uploads/{}.bytes", id(4));
+    let file = file.split('/').fold(cas::disk::RelPath::root(), |path, part| path.join(part));
+    disk.corrupt(&file, 100).unwrap();
+    let mut uploads = store.uploads().unwrap();
+    let rotten = uploads.iter_mut().find(|upload| *upload.id() == id(4)).unwrap();
+    assert!(matches!(rotten.wake(), Err(Error::NotFound { .. })));
+    drop(uploads);
+    assert!(store.uploads().unwrap().is_empty());
+    assert!(disk.files().keys().all(|path| !path.starts_with("uploads/")));
+}
+
+#[test]
+fn what_nobody_knows_of_an_upload_is_removed() {
+    let disk = SimDisk::new();
+    let store = open(&disk).unwrap();
+    let mut upload = begin(&store, 1);
+    append(&mut upload, b"some bytes").unwrap();
+    upload.keep();
+    let good: Vec<String> =
+        disk.files().into_keys().filter(|path| path.starts_with("uploads/")).collect();
+    assert_eq!(good.len(), 2);
+    let uploads = cas::disk::RelPath::new("uploads");
+    let strangers = [
+        format!("{}.bytes", id(2)),
+        format!("{}.0", id(3)),
+        format!("{}.1", id(1)),
+        format!("{}.x", id(1)),
+        "x.bytes".to_owned(),
+        "stranger".to_owned(),
+    ];
+    for stranger in &strangers {
+        disk.create(&uploads.join(stranger), cas::disk::Create::Buffered).unwrap();
+    }
+    let mut found = left(&store).unwrap();
+    let there: Vec<String> =
+        disk.files().into_keys().filter(|path| path.starts_with("uploads/")).collect();
+    assert_eq!(there, good);
+    found.wake().unwrap();
+    assert_eq!(found.offset(), 10);
+}
