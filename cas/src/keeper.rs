@@ -12,7 +12,9 @@ use crate::disk::{Kind, RelPath};
 use crate::durable::Unsynced;
 use crate::error::Error;
 use crate::layout::{self, Pool};
+use crate::leases::Count;
 use crate::names;
+use crate::pushed;
 use crate::store::{Dedup, Store};
 use crate::workspace::{Name, Workspace};
 
@@ -56,10 +58,24 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Disk`].
     pub fn retire(&self, workspace: &Workspace, digest: &Digest) -> Result<Retired, Error> {
+        let retired = self.retire_if(workspace, digest, &|| Ok(true))?;
+        retired.ok_or_else(|| Error::NotFound { what: digest.to_string() })
+    }
+
+    /// The same, if `may` says so while others are excluded from the artifact.
+    pub(crate) fn retire_if(
+        &self,
+        workspace: &Workspace,
+        digest: &Digest,
+        may: &dyn Fn() -> Result<bool, Error>,
+    ) -> Result<Option<Retired>, Error> {
         let inner = &*self.inner;
         let disk = &*inner.disk;
         let gone = inner.staging("retired");
         let artifact = inner.lock_artifact(workspace, digest);
+        if !may()? {
+            return Ok(None);
+        }
         let sealed = self.sealed(workspace, digest)?;
         let size = match self.facts(workspace, digest) {
             Err(Error::Busy) => return Err(Error::Busy),
@@ -118,6 +134,10 @@ impl Store {
         if let Err(error) = absent::remove(disk, workspace, digest) {
             tracing::warn!(%digest, %error, "the record of absent layers stays");
         }
+        // A mark without a layout counts for nothing, and goes at the latest with the next put.
+        if let Err(error) = pushed::unmark(disk, workspace, digest) {
+            tracing::warn!(%digest, %error, "the mark of a push stays");
+        }
         for repository in &touched {
             let _repository = repository.exclude();
             names::tidy(disk, workspace, repository.name());
@@ -129,7 +149,7 @@ impl Store {
         inner.refill_reserve();
         let released =
             members.iter().filter(|(part, _)| !self.is_held(workspace, part, Some(digest)));
-        Ok(Retired { names: led, released: released.map(|(_, size)| size).sum() })
+        Ok(Some(Retired { names: led, released: released.map(|(_, size)| size).sum() }))
     }
 
     /// Removes every blob that nobody holds, or with `dry_run` only counts them. `pace` is called
@@ -240,6 +260,10 @@ impl Store {
             false,
             format!("nobody holds {n_blobs} blobs of {bytes} bytes; gc frees them"),
         );
+
+        let Count { n_blobs, bytes } = self.end_leases(i128::MIN, true, &mut || {})?.held;
+        let text = format!("{n_blobs} pushed blobs of {bytes} bytes wait for what needs them");
+        note("leases", false, text);
 
         let n_drafts = self.inner.entries(&RelPath::new(layout::STAGING))?.len();
         note("staging", false, format!("{n_drafts} entries of work in progress"));

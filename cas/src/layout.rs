@@ -28,6 +28,8 @@ pub const NAMES: &str = "names";
 pub const ABSENT: &str = "absent";
 /// The folder of uploads that were begun and are not blobs yet.
 pub const UPLOADS: &str = "uploads";
+/// The folder of marks: artifacts that were pushed, and that nobody put.
+pub const PUSHED: &str = "pushed";
 /// The folder of the derived index.
 pub const INDEX: &str = "index";
 /// The file that says which store this is, and of which format.
@@ -94,6 +96,16 @@ pub fn absences(workspace: &Workspace, artifact: &Digest) -> RelPath {
 /// `absent/<workspace>/<algorithm>`
 pub fn absences_by(workspace: &Workspace, algorithm: Algorithm) -> RelPath {
     RelPath::new(ABSENT).join(workspace).join(algorithm.name())
+}
+
+/// `pushed/<workspace>/<algorithm>/<hex>`
+pub fn pushed(workspace: &Workspace, artifact: &Digest) -> RelPath {
+    pushed_by(workspace, artifact.algorithm()).join(artifact.hex())
+}
+
+/// `pushed/<workspace>/<algorithm>`
+pub fn pushed_by(workspace: &Workspace, algorithm: Algorithm) -> RelPath {
+    RelPath::new(PUSHED).join(workspace).join(algorithm.name())
 }
 
 /// `names/<workspace>/<repository>`

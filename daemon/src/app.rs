@@ -104,6 +104,16 @@ impl App {
         }
     }
 
+    /// Leases that began before this are over, in nanoseconds since 1970.
+    pub fn leases_over(&self) -> i128 {
+        i128::from(now()) * 1_000_000_000 - self.lease_ns()
+    }
+
+    /// How long a lease lasts, in nanoseconds.
+    pub fn lease_ns(&self) -> i128 {
+        i128::try_from(self.config.timeouts.lease.0.as_nanos()).unwrap_or(i128::MAX / 2)
+    }
+
     /// Says that no new requests are wanted.
     pub fn drain(&self) {
         self.is_draining.store(true, Ordering::Relaxed);

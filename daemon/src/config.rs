@@ -140,6 +140,8 @@ pub struct Timeouts {
     pub draft_abandoned: Span,
     /// An upload at the front door that nothing is done with.
     pub upload_idle: Span,
+    /// A pushed blob that nothing needs.
+    pub lease: Span,
 }
 
 /// The log.
@@ -273,6 +275,7 @@ impl Config {
             ("timeouts.queue", timeouts.queue),
             ("timeouts.draft_idle", timeouts.draft_idle),
             ("timeouts.upload_idle", timeouts.upload_idle),
+            ("timeouts.lease", timeouts.lease),
         ];
         for (key, Span(time)) in times {
             if time.is_zero() {
@@ -351,6 +354,7 @@ impl Default for Timeouts {
             draft_idle: seconds(3600),
             draft_abandoned: seconds(60),
             upload_idle: seconds(3600),
+            lease: seconds(24 * 3600),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::index::Facts;
 use crate::layout;
 use crate::names;
 use crate::oci::{Closure, Descriptor, Node, Refusal};
+use crate::pushed;
 use crate::repository::Fills;
 use crate::sealed::{Sealed, facts_of};
 use crate::store::lock;
@@ -94,6 +95,13 @@ impl Draft {
         }
         self.place(&mut plan, record)?;
         reserved.keep();
+        let (disk, is_new) = (&*inner.disk, !plan.receipt.existed);
+        published.folders.extend(match listing.repository {
+            // A put holds, whoever pushed the same before.
+            None => pushed::unmark(disk, &self.workspace, &digest)?,
+            Some(_) if is_new => pushed::mark(disk, &self.workspace, &digest)?,
+            Some(_) => Vec::new(),
+        });
         let repositories = listing.repositories();
         published.folders.extend(self.folders(&plan.place, &plan.closure));
         published.folders.extend(plan.place.split().map(|(folder, _)| folder));

@@ -149,6 +149,11 @@ fn corrupt(digest: &Digest, what: DamageKind) -> Error {
 }
 
 impl Held {
+    /// The repository that lists it, and its file there.
+    pub(crate) fn place(&self) -> (&Repository, &RelPath) {
+        (&self.repository, &self.path)
+    }
+
     /// Its digest.
     pub fn digest(&self) -> Digest {
         self.digest

@@ -27,15 +27,15 @@ pub(crate) enum Fills {
 
 impl Repository {
     /// Where a member of that kind is linked.
-    pub(super) fn member(&self, kind: MemberKind, digest: &Digest) -> RelPath {
+    pub(crate) fn member(&self, kind: MemberKind, digest: &Digest) -> RelPath {
         self.folder(kind).join(layout::digest_file(digest))
     }
 
-    pub(super) fn folder(&self, kind: MemberKind) -> RelPath {
+    pub(crate) fn folder(&self, kind: MemberKind) -> RelPath {
         layout::members(&self.workspace, &self.name, kind)
     }
 
-    pub(super) fn has(&self, kind: MemberKind, digest: &Digest) -> Result<bool, Error> {
+    pub(crate) fn has(&self, kind: MemberKind, digest: &Digest) -> Result<bool, Error> {
         self.is_there(&self.member(kind, digest))
     }
 
@@ -49,7 +49,7 @@ impl Repository {
     }
 
     /// The digests that the names in a folder stand for, in no order.
-    pub(super) fn digests_in(&self, folder: &RelPath) -> Result<Vec<Digest>, Error> {
+    pub(crate) fn digests_in(&self, folder: &RelPath) -> Result<Vec<Digest>, Error> {
         let entries = self.inner().entries(folder)?;
         Ok(entries.iter().filter_map(|entry| layout::digest_of_file(&entry.name)).collect())
     }
@@ -130,7 +130,7 @@ impl Repository {
     }
 
     /// Ends a name; none is as good. Says whether there was one.
-    pub(super) fn unlink(&self, path: &RelPath) -> Result<bool, Error> {
+    pub(crate) fn unlink(&self, path: &RelPath) -> Result<bool, Error> {
         match self.disk().unlink(path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -139,7 +139,7 @@ impl Repository {
     }
 
     /// A manifest that is listed here by itself, another than `besides`, and reaches `digest`.
-    pub(super) fn needed_by(
+    pub(crate) fn needed_by(
         &self,
         digest: &Digest,
         besides: &Digest,
@@ -177,7 +177,7 @@ impl Repository {
         parts: &[Digest],
     ) -> Result<Vec<RelPath>, Error> {
         let mut changed = BTreeSet::new();
-        let needed = self.needed(artifact)?;
+        let needed = self.needed(Some(artifact))?;
         for part in parts.iter().filter(|part| !needed.contains(*part)) {
             for kind in [MemberKind::Child, MemberKind::Blob] {
                 if self.unlink(&self.member(kind, part))? {
@@ -190,10 +190,10 @@ impl Repository {
     }
 
     /// Everything that manifests listed here by themselves reach, but for one of them.
-    fn needed(&self, besides: &Digest) -> Result<HashSet<Digest>, Error> {
+    pub(crate) fn needed(&self, besides: Option<&Digest>) -> Result<HashSet<Digest>, Error> {
         let mut needed = HashSet::new();
         for listed in self.digests_in(&self.folder(MemberKind::Manifest))? {
-            if listed == *besides {
+            if Some(&listed) == besides {
                 continue;
             }
             let layout = layout::artifact(&self.workspace, &listed);
@@ -211,6 +211,11 @@ impl Repository {
     /// Whether the artifact is listed here by itself.
     pub(crate) fn lists(&self, artifact: &Digest) -> Result<bool, Error> {
         self.has(MemberKind::Manifest, artifact)
+    }
+
+    /// Whether a manifest is listed here, by itself or because another reaches it.
+    pub(crate) fn lists_as_any(&self, manifest: &Digest) -> Result<bool, Error> {
+        Ok(self.lists(manifest)? || self.has(MemberKind::Child, manifest)?)
     }
 
     /// Ends the entry of a manifest among the referrers of its subject. The manifest itself must

@@ -64,6 +64,7 @@ impl Store {
             }
             let limit = self.inner.options.limits.entries;
             absent::tidy(&*self.inner.disk, &workspace, limit)?;
+            self.tidy_pushed(&workspace)?;
             if let Some(index) = self.inner.index() {
                 names::each(&*self.inner.disk, &workspace, &mut |name, digest| {
                     index.note_name(&workspace, &digest, &name);
@@ -126,6 +127,7 @@ pub(super) fn make_folders(disk: &dyn Disk) -> Result<(), Error> {
         (RelPath::new(layout::BLOBS), 0o700),
         (RelPath::new(layout::NAMES), 0o700),
         (RelPath::new(layout::ABSENT), 0o700),
+        (RelPath::new(layout::PUSHED), 0o700),
         (RelPath::new(layout::STAGING), 0o700),
         (RelPath::new(layout::UPLOADS), 0o700),
         (RelPath::new(layout::QUARANTINE), 0o700),

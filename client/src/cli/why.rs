@@ -8,9 +8,9 @@ use clap::Args;
 use super::{Context, say};
 use crate::problem::Error;
 
-/// Says which artifacts hold a blob or manifest
+/// Says which artifacts hold a blob or manifest, and which repositories list it
 ///
-/// What no artifact holds is freed by the next `bond gc`.
+/// What nobody holds is freed by the next `bond gc`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -34,16 +34,22 @@ impl Why {
             say::json(&answer)?;
             return Ok(ExitCode::SUCCESS);
         }
-        if answer.holders.is_empty() {
-            say::listing(&format!("no artifact that you may read holds {digest}\n"))?;
-            return Ok(ExitCode::SUCCESS);
-        }
+        let mut text = String::new();
         let rows: Vec<Vec<String>> = answer
             .holders
             .iter()
             .map(|h| vec![h.workspace.clone(), h.artifact.to_string(), h.names.join(", ")])
             .collect();
-        say::listing(&say::table(&["WORKSPACE", "ARTIFACT", "NAMES"], &rows))?;
+        if !rows.is_empty() {
+            text.push_str(&say::table(&["WORKSPACE", "ARTIFACT", "NAMES"], &rows));
+        }
+        for listed in &answer.repositories {
+            text.push_str(&match listed.leased_until {
+                None => format!("listed in {}\n", listed.repository),
+                Some(_) => format!("leased in {}: nothing there needs it yet\n", listed.repository),
+            });
+        }
+        say::listing(&text)?;
         Ok(ExitCode::SUCCESS)
     }
 }

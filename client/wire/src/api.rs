@@ -344,10 +344,19 @@ pub struct Retired {
 pub struct Gc {
     /// Nothing was deleted.
     pub dry_run: bool,
-    /// Blobs that nobody holds.
+    /// Blobs that nobody holds. Those that the rest of this answer is about count once it is done,
+    /// not in a dry run.
     pub n_blobs: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Artifacts that were pushed, that nobody put, and that no repository lists any more: retired.
+    pub n_retired: u64,
+    /// Pushed blobs that nothing needs and whose lease is over: not listed any more.
+    pub n_leases_ended: u64,
+    /// Pushed blobs that are held by a lease until what needs them comes.
+    pub n_leases: u64,
+    /// Their bytes.
+    pub lease_bytes: u64,
 }
 
 /// Who holds a digest, among the workspaces that the peer may read.
@@ -357,6 +366,19 @@ pub struct Holders {
     pub digest: Digest,
     /// The artifacts of the workspace that reach it.
     pub holders: Vec<Holder>,
+    /// The repositories of the workspace that list it.
+    pub repositories: Vec<ListedIn>,
+}
+
+/// A repository that lists a digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedIn {
+    /// Its name in the workspace.
+    pub repository: String,
+    /// When a gc may end the listing, in seconds since 1970, because nothing that is listed there
+    /// needs it; absent when something does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leased_until: Option<u64>,
 }
 
 /// One artifact that holds a digest.

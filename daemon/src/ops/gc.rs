@@ -1,4 +1,5 @@
-//! `POST /v1/gc?dry_run=BOOL`: frees the blobs that nobody holds. One at a time.
+//! `POST /v1/gc?dry_run=BOOL`: ends the leases that are over, retires what was pushed and is listed
+//! nowhere any more, and frees the blobs that nobody holds. One at a time.
 
 use std::sync::atomic::Ordering;
 use std::thread::sleep;
@@ -24,13 +25,28 @@ pub(super) async fn run(ask: &Ask) -> Result<Answer, Problem> {
     };
     let app = ask.app.clone();
     let collect = move || {
-        let collected = app.store.gc(dry_run, &mut || sleep(PAUSE)).map_err(refusal::problem)?;
+        let mut pace = || {
+            if !dry_run {
+                sleep(PAUSE)
+            }
+        };
+        let over = app.leases_over();
+        let leases = app.store.end_leases(over, dry_run, &mut pace).map_err(refusal::problem)?;
+        let n_retired = app.store.retire_unlisted(dry_run, &mut pace).map_err(refusal::problem)?;
+        let collected = app.store.gc(dry_run, &mut pace).map_err(refusal::problem)?;
         if !dry_run {
             app.metrics.gc_blobs.fetch_add(collected.n_blobs, Ordering::Relaxed);
             app.metrics.gc_bytes.fetch_add(collected.bytes, Ordering::Relaxed);
         }
-        Ok(collected)
+        Ok(Gc {
+            dry_run,
+            n_blobs: collected.n_blobs,
+            bytes: collected.bytes,
+            n_retired,
+            n_leases_ended: leases.over.n_blobs,
+            n_leases: leases.held.n_blobs,
+            lease_bytes: leases.held.bytes,
+        })
     };
-    let collected = ask.run(Kind::Short, collect).await?;
-    Answer::json(&Gc { dry_run, n_blobs: collected.n_blobs, bytes: collected.bytes })
+    Answer::json(&ask.run(Kind::Short, collect).await?)
 }

@@ -485,6 +485,120 @@ fn referrers_are_listed_whether_or_not_their_subject_is_there() {
     });
 }
 
+#[test]
+fn a_blob_that_nothing_needs_is_held_by_a_lease() {
+    on_each_disk(|store| {
+        let (here, there) = (repository(store, "here"), repository(store, "there"));
+        let (lone, (tree, [one, two])) = (fixture::lone(), (fixture::tree(), fixture::branches()));
+        lone.take(&here).unwrap();
+        lone.push(&here, &["1"]).unwrap();
+        let waiting = take(&here, b"its manifest may come yet");
+        assert_eq!(there.mount(&waiting, None).unwrap(), Some(25));
+        for artifact in [&one, &two] {
+            artifact.take(&there).unwrap();
+            artifact.push(&there, &[]).unwrap();
+        }
+        tree.push(&there, &["1"]).unwrap();
+        let leases = |before: i128, dry_run| store.end_leases(before, dry_run, &mut || {}).unwrap();
+        let count = |n_blobs, bytes| cas::Count { n_blobs, bytes };
+        let now = cas::Leases { held: count(2, 50), over: count(0, 0) };
+        assert_eq!(leases(i128::MIN, false), now);
+        assert_eq!(leases(i128::MAX, true), cas::Leases { held: count(0, 0), over: count(2, 50) });
+        let listed = |digest: &Digest| -> Vec<(String, bool)> {
+            let listed = store.listings(here.workspace(), digest).unwrap();
+            let told = |l: &cas::Listed| (l.repository.to_string(), l.leased_since.is_some());
+            listed.iter().map(told).collect()
+        };
+        assert_eq!(listed(&waiting), [("here".to_owned(), true), ("there".to_owned(), true)]);
+        assert_eq!(listed(&one.digest()), [("there".to_owned(), false)]);
+        assert_eq!(listed(&Digest::of(b"nowhere")), []);
+
+        // Whoever is told that it is there begins the lease anew.
+        let since = store.listings(here.workspace(), &waiting).unwrap()[0].leased_since.unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        here.blob(&waiting).unwrap().renew(since);
+        assert_eq!(leases(since + 1, true).over, count(2, 50), "not yet");
+        here.blob(&waiting).unwrap().renew(since + 1);
+        assert_eq!(leases(since + 1, false), now);
+
+        let over = leases(i128::MAX, false).over;
+        assert_eq!(over, count(2, 50));
+        is_gone(here.blob(&waiting));
+        is_gone(there.blob(&waiting));
+        assert_eq!(store.gc(false, &mut || {}).unwrap().n_blobs, 1);
+        for (repository, artifact) in [(&here, &lone), (&there, &tree)] {
+            by_digest(repository, &artifact.digest()).unwrap();
+            for (claim, bytes) in artifact.members.iter().filter(|m| !m.0.is_manifest()) {
+                assert_eq!(&blob(repository, &claim.digest).unwrap(), bytes);
+            }
+        }
+        // What only a deleted index needed is held by leases as well.
+        for artifact in [&tree, &one, &two] {
+            there.delete_manifest(&artifact.digest()).unwrap();
+        }
+        assert!(leases(i128::MIN, true).held.n_blobs > 0);
+        leases(i128::MAX, false);
+        is_gone(by_digest(&there, &one.digest()));
+        is_gone(there.blob(&fixture::shared_layer()));
+        by_digest(&here, &lone.digest()).unwrap();
+    });
+}
+
+#[test]
+fn what_was_pushed_and_is_listed_nowhere_goes_and_a_put_holds() {
+    on_each_disk(|store| {
+        let (here, there) = (repository(store, "here"), repository(store, "there"));
+        let of = here.workspace().clone();
+        let (lone, plain) = (fixture::lone(), fixture::plain());
+        let retire = |dry_run| store.retire_unlisted(dry_run, &mut || {}).unwrap();
+        let is_there = |artifact: &Artifact| store.sealed(&of, &artifact.digest()).is_ok();
+        for repository in [&here, &there] {
+            lone.take(repository).unwrap();
+            lone.push(repository, &["1"]).unwrap();
+        }
+        plain.take(&here).unwrap();
+        plain.push(&here, &["2"]).unwrap();
+        assert_eq!(retire(false), 0, "listed");
+        here.delete_manifest(&lone.digest()).unwrap();
+        assert_eq!(retire(false), 0, "listed elsewhere");
+        // Put, by somebody who gives it no name.
+        plain.put(store, &of, &[]).unwrap();
+        here.delete_manifest(&plain.digest()).unwrap();
+        there.delete_manifest(&lone.digest()).unwrap();
+        assert_eq!((retire(true), retire(false), retire(false)), (1, 1, 0));
+        assert!(!is_there(&lone) && is_there(&plain));
+        // Put first and pushed later is put all the same; pushed anew it is pushed.
+        plain.take(&here).unwrap();
+        plain.push(&here, &["2"]).unwrap();
+        here.delete_manifest(&plain.digest()).unwrap();
+        lone.take(&here).unwrap();
+        lone.push(&here, &[]).unwrap();
+        assert_eq!(retire(false), 0);
+        here.delete_manifest(&lone.digest()).unwrap();
+        assert_eq!(retire(false), 1);
+        assert!(!is_there(&lone) && is_there(&plain));
+        store.sealed(&of, &plain.digest()).unwrap().check().unwrap();
+        store.retire(&of, &plain.digest()).unwrap();
+    });
+}
+
+#[test]
+fn what_is_not_listed_because_it_rotted_is_not_retired() {
+    let disk = SimDisk::new();
+    let store = super::open(&disk).unwrap();
+    let here = repository(&store, "here");
+    let lone = fixture::lone();
+    lone.take(&here).unwrap();
+    lone.push(&here, &["1"]).unwrap();
+    disk.corrupt(&layout::Pool::Shared.blob(&lone.digest()), 10).unwrap();
+    assert!(matches!(by_tag(&here, "1"), Err(Error::Corrupt { .. })));
+    is_gone(by_tag(&here, "1"));
+    here.delete_tag(&"1".parse().unwrap()).unwrap();
+    assert_eq!(store.retire_unlisted(false, &mut || {}).unwrap(), 0);
+    // Its manifest alone makes it whole again.
+    lone.push(&here, &["1"]).unwrap().sealed.check().unwrap();
+}
+
 /// Another referrer, told apart by an annotation.
 fn referrer_of(subject: &Artifact, who: &str) -> Artifact {
     let mut artifact = fixture::referrer(subject);

@@ -19,7 +19,7 @@ use super::world::{
 /// Every scenario, in both ways of syncing.
 pub(crate) fn all() -> Vec<Scenario> {
     type Make = fn() -> Scenario;
-    let makes: [Make; 32] = [
+    let makes: [Make; 35] = [
         first_opening,
         reopening,
         put_tree,
@@ -52,6 +52,9 @@ pub(crate) fn all() -> Vec<Scenario> {
         delete_manifest,
         delete_blob,
         retire_pushed,
+        put_pushed,
+        retire_unlisted,
+        leases_end,
     ];
     let each = makes.into_iter().flat_map(|make| {
         let scenario = make();
@@ -583,6 +586,69 @@ fn retire_pushed() -> Scenario {
             "retire of what was pushed",
             move |store| retire(store, &default_workspace(), &digest),
             |truth| forget(truth, &default_workspace(), &one),
+        )
+        .that_frees()
+}
+
+/// A put of what was pushed: from then on it is held, whatever repositories list.
+fn put_pushed() -> Scenario {
+    let lone = fixture::lone();
+    let world = World::new(SimDisk::new()).pushed(APP, &lone, &["1"]);
+    world.scenario(
+        "a put of what was pushed",
+        move |store| put(store, &default_workspace(), &lone, &[]),
+        |truth| note(truth, &default_workspace(), &fixture::lone(), &[]),
+    )
+}
+
+/// Of three that are listed nowhere any more only the one goes that nobody put.
+fn retire_unlisted() -> Scenario {
+    let of = default_workspace();
+    let (lone, plain) = (fixture::lone(), fixture::plain());
+    let referrer = fixture::referrer(&lone);
+    let unlist =
+        |digest: Digest| move |repository: &Repository| repository.delete_manifest(&digest);
+    let mut world = World::new(SimDisk::new())
+        .pushed(APP, &lone, &["1"])
+        .pushed(APP, &referrer, &["sig"])
+        .has(&of, &plain, &["team/app:2"])
+        .pushed(APP, &plain, &["3"]);
+    for artifact in [lone.clone(), plain.clone()] {
+        let digest = artifact.digest();
+        world = world.with(APP, unlist(digest), |truth, name| note_deleted(truth, name, &artifact));
+    }
+    world
+        .scenario(
+            "what is listed nowhere is retired",
+            |store| store.retire_unlisted(false, &mut || {}).map(drop),
+            move |truth| {
+                let key = (default_workspace(), lone.digest());
+                truth.held.remove(&key);
+                truth.pushed.remove(&key);
+            },
+        )
+        .and(&referrer)
+        .that_frees()
+}
+
+/// What something listed needs stays; what nothing needs goes.
+fn leases_end() -> Scenario {
+    let world = World::new(SimDisk::new())
+        .pushed(APP, &fixture::lone(), &["1"])
+        .took(APP, &fixture::plain())
+        .took("elsewhere", &fixture::lone());
+    world
+        .scenario(
+            "leases end",
+            |store| store.end_leases(i128::MAX, false, &mut || {}).map(drop),
+            |truth| {
+                let listed = truth.clone();
+                truth.links.retain(|(_, name, _, digest)| {
+                    let of_listed = listed.listed.iter().filter(|(_, of, _)| of == name);
+                    of_listed.count() > 0
+                        && fixture::lone().listing().any(|(_, part)| part == *digest)
+                });
+            },
         )
         .that_frees()
 }

@@ -14,7 +14,7 @@ use cas::workspace::{Name, Reference, Workspace};
 use cas::{Error, Store};
 
 use super::open;
-use super::world::{Key, Scenario, State, Truth};
+use super::world::{Key, Scenario, State, Truth, marked};
 
 /// One end of one scenario, to be judged on the disk that it left.
 #[derive(Clone, Copy)]
@@ -144,6 +144,14 @@ impl Case<'_> {
         }
         if listed != there {
             return Err(format!("listed are {listed:?}, there are {there:?}"));
+        }
+        let (files, truths) = (disk.files(), [before, after]);
+        let pushed = &truths[usize::from(self.acknowledged)..];
+        for key in files.keys().filter_map(|path| marked(path)) {
+            // What somebody put must never look as if only a repository held it.
+            if !pushed.iter().any(|truth| truth.pushed.contains(&key)) {
+                return Err(format!("{}/{} is marked as pushed alone", key.0, key.1));
+            }
         }
         let names: &[&Truth] = if self.acknowledged { &[after] } else { &[before, after] };
         self.check_names(store, names)?;
@@ -342,6 +350,9 @@ impl Case<'_> {
                     expected.iter().any(|file| file.starts_with(&format!("{path}/")))
                 }
                 Kind::Folder => true,
+                _ if path.starts_with("pushed/") => {
+                    marked(path).is_some_and(|key| self.scenario.after.pushed.contains(&key))
+                }
                 Kind::File | Kind::Symlink | Kind::Special => expected.contains(path),
             };
             if !wanted {

@@ -29,6 +29,8 @@ pub(crate) enum State {
 pub(crate) struct Truth {
     pub(crate) held: BTreeMap<Key, State>,
     pub(crate) names: BTreeMap<(Workspace, Name), Digest>,
+    /// Which of them were pushed and never put.
+    pub(crate) pushed: BTreeSet<Key>,
     /// Which artifacts a repository lists.
     pub(crate) listed: BTreeSet<(Workspace, RepositoryName, Digest)>,
     /// What it lists besides what those need.
@@ -241,8 +243,13 @@ impl Scenario {
     }
 }
 
-/// An artifact is there from now on, and these names lead to it.
+/// An artifact was put, and these names lead to it.
 pub(crate) fn note(truth: &mut Truth, of: &Workspace, artifact: &Artifact, texts: &[&str]) {
+    note_held(truth, of, artifact, texts);
+    truth.pushed.remove(&(of.clone(), artifact.digest()));
+}
+
+fn note_held(truth: &mut Truth, of: &Workspace, artifact: &Artifact, texts: &[&str]) {
     truth.held.entry((of.clone(), artifact.digest())).or_insert(State::Whole);
     for name in names(texts) {
         truth.listed.insert((of.clone(), name.repository().clone(), artifact.digest()));
@@ -266,7 +273,11 @@ pub(crate) fn note_pushed(
 ) {
     let texts: Vec<String> = tags.iter().map(|tag| format!("{name}:{tag}")).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    note(truth, &default_workspace(), artifact, &texts);
+    let key = (default_workspace(), artifact.digest());
+    if !truth.held.contains_key(&key) {
+        truth.pushed.insert(key);
+    }
+    note_held(truth, &default_workspace(), artifact, &texts);
     truth.listed.insert((default_workspace(), name.clone(), artifact.digest()));
     note_taken(truth, name, artifact);
 }
@@ -291,6 +302,7 @@ pub(crate) fn forget(truth: &mut Truth, of: &Workspace, artifact: &Artifact) {
     });
     truth.listed.retain(|(place, _, digest)| place != of || *digest != artifact.digest());
     truth.held.remove(&(of.clone(), artifact.digest()));
+    truth.pushed.remove(&(of.clone(), artifact.digest()));
     truth.names.retain(|(place, _), digest| place != of || *digest != artifact.digest());
 }
 
@@ -301,6 +313,13 @@ pub(crate) fn put(
     texts: &[&str],
 ) -> Result<(), Error> {
     artifact.put(store, of, &names(texts)).map(drop)
+}
+
+/// The artifact that a mark of a push is of, by the mark's path.
+pub(crate) fn marked(path: &str) -> Option<Key> {
+    let parts: Vec<&str> = path.strip_prefix("pushed/")?.split('/').collect();
+    let [workspace, algorithm, hex] = parts[..] else { return None };
+    Some((workspace.parse().ok()?, format!("{algorithm}:{hex}").parse().ok()?))
 }
 
 /// Ends the hold; that it was ended before is as good.

@@ -1,9 +1,9 @@
 //! What leaves a repository, and what stays.
 
-use cas::digest::Algorithm;
+use cas::digest::{Algorithm, Digest};
 use serde_json::json;
-use tests::layout::types;
-use tests::v2::{Case, case, delete, digest, get, head, push};
+use tests::layout::{noise, types};
+use tests::v2::{Case, Door, case, daemon, delete, digest, get, head, push};
 
 use super::{Image, run, steps};
 
@@ -100,4 +100,49 @@ fn what_is_deleted_is_gone_from_its_repository_at_once() {
         ],
     ));
     run(&cases);
+}
+
+#[test]
+fn what_is_deleted_everywhere_is_freed_and_what_waits_is_held_by_a_lease() {
+    let daemon = daemon("[timeouts]\nlease = \"2s\"\n");
+    let door = &Door::of(&daemon)[0];
+    let image = Image::new(Algorithm::Sha256, "to be deleted");
+    let root = image.digest();
+    for step in image.push("w/r", "1") {
+        assert_eq!(door.ask(&step).status, 201);
+    }
+    let waiting = noise("its manifest never comes", 50_000);
+    let d = digest(Algorithm::Sha256, &waiting);
+    assert_eq!(door.ask(&push("w/r", &d, &waiting)).status, 201);
+    let gc = |words: &[&str]| {
+        let all: Vec<&str> = [&["gc", "--format", "json"], words].concat();
+        daemon.bond(&all).ok().json()
+    };
+    let why = |digest: &Digest| {
+        let words = ["--workspace", "w", "why", "--format", "json", &digest.to_string()];
+        daemon.bond(&words).ok().json()
+    };
+    let found = gc(&[]);
+    assert_eq!((&found["n_leases"], &found["lease_bytes"]), (&1.into(), &50_000.into()));
+    assert_eq!((&found["n_blobs"], &found["n_retired"]), (&0.into(), &0.into()), "{found}");
+    assert!(why(&d)["repositories"][0]["leased_until"].is_u64());
+    assert!(why(&root)["repositories"][0]["leased_until"].is_null());
+    let told = daemon.bond(&["doctor", "--format", "json"]).ok().text().to_owned();
+    assert!(told.contains("1 pushed blobs of 50000 bytes"), "{told}");
+
+    // Asked for again and again, it is there.
+    let begun = std::time::Instant::now();
+    while begun.elapsed().as_secs() < 3 {
+        assert_eq!(door.ask(&head(format!("/v2/w/r/blobs/{d}"))).status, 200);
+        assert_eq!(gc(&[])["n_leases_ended"], 0);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert_eq!(door.ask(&delete(format!("/v2/w/r/manifests/{root}"))).status, 202);
+    tests::wait_until("the leases are over", || gc(&["--dry-run"])["n_leases"] == 0);
+    let freed = gc(&[]);
+    assert_eq!(freed["n_retired"], 1, "{freed}");
+    assert!(freed["n_leases_ended"].as_u64() > Some(1), "{freed}");
+    assert!(freed["n_blobs"].as_u64() > Some(2), "{freed}");
+    assert_eq!(door.ask(&head(format!("/v2/w/r/blobs/{d}"))).status, 404);
+    daemon.bond(&["--workspace", "w", "show", &root.to_string()]).fails(wire::Code::NotFound);
 }

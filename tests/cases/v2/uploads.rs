@@ -232,3 +232,78 @@ fn uploads_in_pieces() {
         ),
     ]);
 }
+
+/// A daemon with an upload of which `part` came, and where that upload is.
+fn begun(daemon: &tests::Daemon, part: &[u8]) -> String {
+    let door = &tests::v2::Door::of(daemon)[0];
+    let place = door.ask(&post("/v2/w/r/blobs/uploads/"));
+    let at = place.headers["location"].clone();
+    if !part.is_empty() {
+        assert_eq!(door.ask(&patch(&at, part)).status, 202);
+    }
+    at
+}
+
+#[test]
+fn an_upload_goes_on_after_a_restart_of_the_daemon() {
+    let bytes = noise("in two lives", 3 << 20);
+    let d = digest(Algorithm::Sha256, &bytes);
+    for is_killed in [false, true] {
+        for come in [0, 1, 100_000, 2 << 20] {
+            let what = format!("{come} bytes, killed: {is_killed}");
+            let mut daemon = tests::v2::daemon("");
+            let at = begun(&daemon, &bytes[..come]);
+            match is_killed {
+                true => daemon.kill(),
+                false => daemon.stop(),
+            }
+            daemon.start_again();
+            let door = &tests::v2::Door::of(&daemon)[0];
+            let found = door.ask(&get(&at));
+            if is_killed && come == 0 {
+                // Nothing was on disk, and nothing is lost.
+                assert_eq!(found.status, 404, "{what}");
+                continue;
+            }
+            assert_eq!(found.status, 204, "{what}");
+            let range = format!("0-{}", come.saturating_sub(1));
+            assert_eq!(found.headers.get("range"), Some(&range), "{what}");
+            let out_of_order = format!("{}-{}", come + 1, bytes.len() - 1);
+            let refused =
+                patch(&at, &bytes[..bytes.len() - come - 1]).with("content-range", out_of_order);
+            assert_eq!(door.ask(&refused).status, 416, "{what}");
+            // Nobody else goes on with it.
+            let elsewhere = at.replace("/w/r/", "/w/other/");
+            assert_eq!(door.ask(&get(elsewhere)).status, 404, "{what}");
+            let closing = put(format!("{at}?digest={d}"), &bytes[come..]);
+            assert_eq!(door.ask(&closing).status, 201, "{what}");
+            assert_eq!(door.ask(&get(&at)).status, 404, "{what}");
+            let blob = door.ask(&get(format!("/v2/w/r/blobs/{d}")));
+            assert!(blob.is_whole && blob.body == bytes, "{what}");
+            let left = std::fs::read_dir(daemon.store().join("uploads")).unwrap().count();
+            assert_eq!(left, 0, "{what}");
+        }
+    }
+}
+
+#[test]
+fn an_upload_that_was_left_is_refused_wrong_bytes_cancelled_or_expires() {
+    let bytes = noise("left", 10_000);
+    let wrong = digest(Algorithm::Sha256, "something else");
+    let mut daemon = tests::v2::daemon("[timeouts]\nupload_idle = \"3s\"\n");
+    let [first, second, third] = [(); 3].map(|()| begun(&daemon, &bytes));
+    daemon.kill();
+    daemon.start_again();
+    let door = &tests::v2::Door::of(&daemon)[0];
+    let closing = put(format!("{first}?digest={wrong}"), "");
+    assert_eq!(door.ask(&closing).status, 400);
+    assert_eq!(door.ask(&delete(&second)).status, 204);
+    for ended in [&first, &second] {
+        assert_eq!(door.ask(&get(ended)).status, 404);
+    }
+    let uploads = daemon.store().join("uploads");
+    let n_left = || std::fs::read_dir(&uploads).unwrap().count();
+    assert_eq!(n_left(), 2, "bytes and a record of the third");
+    tests::wait_until("the third expires", || n_left() == 0);
+    assert_eq!(door.ask(&get(&third)).status, 404);
+}

@@ -17,9 +17,13 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
     let digest = path(ask)?.digest()?;
     ask.record.digest = Some(digest);
     let repository = repository(ask, &target);
+    // Who is told that it is there does not bring it again: no gc may take it in the next moment.
+    let half_over = ask.app.leases_over() + ask.app.lease_ns() / 2;
     let look = move || {
         let told = |error| inside(error, &repository, Kind::BlobUnknown, &digest);
-        Ok(repository.blob(&digest).map_err(told)?.size())
+        let held = repository.blob(&digest).map_err(told)?;
+        held.renew(half_over);
+        Ok(held.size())
     };
     let size = job(ask, bridge::Kind::Short, look).await?;
     described(Answer::empty(status::DONE).header(header::CONTENT_LENGTH, number(size)), &digest)
