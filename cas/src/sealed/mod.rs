@@ -61,6 +61,9 @@ pub struct CheckedBlob {
     file: Box<dyn File>,
 }
 
+/// How often a layout's age is looked for.
+const N_LOOKS: usize = 8;
+
 // === impl Sealed ===
 
 impl Sealed {
@@ -94,10 +97,18 @@ impl Sealed {
     /// # Errors
     /// [`Error::Disk`].
     pub fn sealed_at(&self) -> Result<u64, Error> {
-        // `oci-layout` is written with the layout and never again.
         let path = self.path();
-        let stat = self.inner().disk.stat(&path.join(layout::OCI_LAYOUT_FILE));
-        let stat = stat.or_else(|_| self.inner().disk.stat(&path));
+        // `oci-layout` is written with the layout and never again; the folder is changed by healing.
+        // Both may be missed while the artifact is retired and put again.
+        let places = [path.join(layout::OCI_LAYOUT_FILE), path.clone()];
+        let mut stat = Err(io::ErrorKind::NotFound.into());
+        for place in places.iter().cycle().take(N_LOOKS) {
+            stat = self.inner().disk.stat(place);
+            match &stat {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                _ => break,
+            }
+        }
         let stat = self.unless_retired(stat.map_err(Error::disk("looking at", &path)))?;
         Ok(u64::try_from(stat.modified_ns / 1_000_000_000).unwrap_or(0))
     }
