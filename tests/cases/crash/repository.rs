@@ -583,6 +583,48 @@ fn what_was_pushed_and_is_listed_nowhere_goes_and_a_put_holds() {
 }
 
 #[test]
+fn a_gc_beside_pushes_and_deletes_takes_nothing_that_is_held() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let folder = tests::scratch();
+    let disk = Arc::new(RealDisk::open(folder.path()).unwrap());
+    let index = Some(folder.path().join("index"));
+    let store = &Store::open(disk, Options { index, ..Options::default() }).unwrap();
+    let (one, two) = (&fixture::branches()[0], &fixture::plain());
+    let is_over = &AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let gc = scope.spawn(move || {
+            let (mut n_rounds, mut n_retired) = (0, 0);
+            while !is_over.load(Ordering::Relaxed) {
+                // Leases that begin now go on.
+                store.end_leases(0, false, &mut || {}).unwrap();
+                n_retired += store.retire_unlisted(false, &mut || {}).unwrap();
+                store.gc(false, &mut || {}).unwrap();
+                n_rounds += 1;
+            }
+            (n_rounds, n_retired)
+        });
+        let pushers = [("a", one), ("b", one), ("c", two)].map(|(name, artifact)| {
+            scope.spawn(move || {
+                let here = repository(store, name);
+                for _ in 0..60 {
+                    artifact.take(&here).unwrap();
+                    artifact.push(&here, &["1"]).unwrap().sealed.check().unwrap();
+                    assert_eq!(by_tag(&here, "1").unwrap(), artifact.digest());
+                    here.delete_manifest(&artifact.digest()).unwrap();
+                }
+            })
+        });
+        let pushed = pushers.map(|pusher| pusher.join());
+        is_over.store(true, Ordering::Relaxed);
+        let (n_rounds, n_retired) = gc.join().unwrap();
+        for ended in pushed {
+            ended.unwrap();
+        }
+        assert!(n_rounds > 1 && n_retired > 0, "{n_rounds} rounds, {n_retired} retired");
+    });
+}
+
+#[test]
 fn what_is_not_listed_because_it_rotted_is_not_retired() {
     let disk = SimDisk::new();
     let store = super::open(&disk).unwrap();

@@ -194,7 +194,16 @@ fn act(store: &Store, plan: &Plan, op: Op) -> Answer {
             let held = store.holders(workspace, &artifact.members[0].0.digest);
             listed.and(held).and(store.examine()).map(|_| Answer::Done)
         }
-        Op::Gc => store.gc(false, &mut || {}).map(|_| Answer::Done),
+        Op::Gc => {
+            // Every lease is over: only what somebody needs or put may be left, and all of that is.
+            let ended = store.end_leases(i128::MAX, false, &mut || {});
+            let retired = ended.and_then(|_| store.retire_unlisted(false, &mut || {}));
+            match retired {
+                Ok(0) => store.gc(false, &mut || {}).map(|_| Answer::Done),
+                Ok(n) => Ok(Answer::Strange(format!("gc retired {n} that were put"))),
+                Err(error) => Err(error),
+            }
+        }
     };
     found.unwrap_or_else(|error| match error {
         Error::NotFound { .. } => Answer::NotFound,
