@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::fault::{Fault, Kind};
 use super::path::Target;
 use crate::config::Config;
+use crate::peer::Whom;
 
 /// All open uploads.
 pub struct Sessions<U> {
@@ -21,7 +22,7 @@ pub struct Sessions<U> {
 
 struct Open<U> {
     upload: Arc<Upload<U>>,
-    uid: u32,
+    uid: Whom,
     target: Target,
     used: Instant,
 }
@@ -46,7 +47,7 @@ impl<U> Sessions<U> {
     ///
     /// # Errors
     /// [`Kind::TooMany`] when the peer, or all of them, have as many as they may.
-    pub fn begin(&self, uid: u32, target: Target, upload: U) -> Result<String, Fault> {
+    pub fn begin(&self, uid: Whom, target: Target, upload: U) -> Result<String, Fault> {
         let id = new_id()?;
         let mut open = self.lock();
         let n_own = open.values().filter(|one| one.uid == uid).count();
@@ -63,7 +64,7 @@ impl<U> Sessions<U> {
     ///
     /// # Errors
     /// [`Kind::UploadUnknown`].
-    pub fn find(&self, id: &str, uid: u32, target: &Target) -> Result<Arc<Upload<U>>, Fault> {
+    pub fn find(&self, id: &str, uid: Whom, target: &Target) -> Result<Arc<Upload<U>>, Fault> {
         let mut open = self.lock();
         let one = open.get_mut(id).filter(|one| one.uid == uid && one.target == *target);
         let one = one.ok_or_else(|| unknown(id))?;
@@ -75,7 +76,7 @@ impl<U> Sessions<U> {
     ///
     /// # Errors
     /// [`Kind::UploadUnknown`].
-    pub fn end(&self, id: &str, uid: u32, target: &Target) -> Result<Arc<Upload<U>>, Fault> {
+    pub fn end(&self, id: &str, uid: Whom, target: &Target) -> Result<Arc<Upload<U>>, Fault> {
         self.find(id, uid, target)?;
         Ok(self.lock().remove(id).ok_or_else(|| unknown(id))?.upload)
     }
@@ -147,8 +148,8 @@ mod tests {
     fn an_upload_belongs_to_its_peer_and_repository() {
         let sessions = sessions(8, 8);
         let own = target("w/r");
-        let id = sessions.begin(1, own.clone(), 7).expect("begun");
-        assert!(sessions.find(&id, 1, &own).is_ok());
+        let id = sessions.begin(Whom::Uid(1), own.clone(), 7).expect("begun");
+        assert!(sessions.find(&id, Whom::Uid(1), &own).is_ok());
         for (id, uid, target) in [
             (id.as_str(), 2, &own),
             (&id, 1, &target("w/s")),
@@ -156,21 +157,21 @@ mod tests {
             ("x", 1, &own),
         ] {
             let unknown = Some(Kind::UploadUnknown);
-            assert_eq!(sessions.find(id, uid, target).err().map(|f| f.kind), unknown);
-            assert_eq!(sessions.end(id, uid, target).err().map(|f| f.kind), unknown);
+            assert_eq!(sessions.find(id, Whom::Uid(uid), target).err().map(|f| f.kind), unknown);
+            assert_eq!(sessions.end(id, Whom::Uid(uid), target).err().map(|f| f.kind), unknown);
         }
-        assert!(sessions.end(&id, 1, &own).is_ok());
-        assert!(sessions.find(&id, 1, &own).is_err());
+        assert!(sessions.end(&id, Whom::Uid(1), &own).is_ok());
+        assert!(sessions.find(&id, Whom::Uid(1), &own).is_err());
     }
 
     #[test]
     fn a_peer_has_so_many_and_all_have_so_many() {
         let sessions = sessions(3, 2);
-        let begin = |uid| sessions.begin(uid, target("w/r"), 0).map_err(|f| f.kind);
+        let begin = |uid| sessions.begin(Whom::Uid(uid), target("w/r"), 0).map_err(|f| f.kind);
         let first = begin(1).expect("begun");
         let ends: Vec<_> = [1, 1, 2, 2].map(begin).into_iter().map(|end| end.is_ok()).collect();
         assert_eq!(ends, [true, false, true, false]);
-        drop(sessions.end(&first, 1, &target("w/r")).expect("ended"));
+        drop(sessions.end(&first, Whom::Uid(1), &target("w/r")).expect("ended"));
         assert!(begin(2).is_ok());
         assert_eq!(begin(3), Err(Kind::TooMany));
     }
@@ -179,8 +180,8 @@ mod tests {
     fn what_is_in_use_does_not_expire() {
         let sessions = sessions(8, 8);
         let own = target("w/r");
-        let id = sessions.begin(1, own.clone(), 0).expect("begun");
-        let used = sessions.find(&id, 1, &own).expect("found");
+        let id = sessions.begin(Whom::Uid(1), own.clone(), 0).expect("begun");
+        let used = sessions.find(&id, Whom::Uid(1), &own).expect("found");
         std::thread::sleep(Duration::from_millis(60));
         assert!(sessions.expired().is_empty());
         drop(used);

@@ -28,7 +28,7 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
         take(ask, &target, digest).await?;
         return made(&target.blob(&digest), &digest);
     }
-    let uid = ask.caller.peer.raw_uid();
+    let uid = ask.caller.peer.whom();
     let upload = Upload { algorithm, spool: None };
     let id = ask.app.uploads.begin(uid, target.clone(), upload)?;
     so_far(status::ACCEPTED, &target, &id, 0)

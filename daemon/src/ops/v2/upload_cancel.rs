@@ -9,7 +9,7 @@ use crate::v2::fault::Fault;
 
 pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
     let (target, id, upload) = hold(ask).await?;
-    let ended = ask.app.uploads.end(&id, ask.caller.peer.raw_uid(), &target)?;
+    let ended = ask.app.uploads.end(&id, ask.caller.peer.whom(), &target)?;
     drop(upload);
     let give_up = move || {
         drop(ended);

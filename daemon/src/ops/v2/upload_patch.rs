@@ -48,7 +48,7 @@ pub(super) async fn hold(
 
 /// An upload of the peer's; that it was looked for counts as use of it.
 fn find(ask: &Ask, id: &str, target: &Target) -> Result<Arc<sessions::Upload<Upload>>, Fault> {
-    ask.app.uploads.find(id, ask.caller.peer.raw_uid(), target)
+    ask.app.uploads.find(id, ask.caller.peer.whom(), target)
 }
 
 /// Whether the body begins where the upload has come to, and is as long as it says.

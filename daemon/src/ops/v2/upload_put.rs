@@ -31,14 +31,14 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
                 Some(0) => upload,
                 _ => append(ask, &target, upload).await?,
             };
-            drop(ask.app.uploads.end(&id, ask.caller.peer.raw_uid(), &target)?);
+            drop(ask.app.uploads.end(&id, ask.caller.peer.whom(), &target)?);
             commit(ask, upload, digest).await
         }
     };
     // What the client sent is wrong or is here; what did not all come may come yet.
     let is_over = ended.as_ref().err().is_none_or(|fault| fault.kind == Kind::DigestInvalid);
     if is_over {
-        drop(ask.app.uploads.end(&id, ask.caller.peer.raw_uid(), &target));
+        drop(ask.app.uploads.end(&id, ask.caller.peer.whom(), &target));
     }
     ended?;
     made(&target.blob(&digest), &digest)
