@@ -60,8 +60,9 @@ impl App {
     /// # Errors
     /// What is wrong with the policy.
     pub fn new(store: Store, root: PathBuf, config: Config) -> Result<App, String> {
+        let rules = config.policy.iter().map(toml::Spanned::get_ref);
         Ok(App {
-            policy: Policy::new(config.policy.iter().map(toml::Spanned::get_ref))?,
+            policy: Policy::new(rules, config.registry.allow_anonymous)?,
             bridge: Bridge::new(&config),
             drafts: Drafts::new(&config),
             uploads: Sessions::new(&config),

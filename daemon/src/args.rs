@@ -15,10 +15,10 @@ pub struct Args {
     /// The Unix socket to listen on
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// A loopback address to serve the distribution API on as well, as 127.0.0.1:5000
+    /// An address to serve the distribution API on as well, as 127.0.0.1:5000
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
-    /// Whoever connects to that address may do what the policy gives to anonymous peers
+    /// Whoever connects to that address, on loopback, may do what the policy gives to anonymous peers
     #[arg(long)]
     pub allow_anonymous: bool,
     /// The configuration file; without one, the defaults hold

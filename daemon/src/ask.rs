@@ -15,20 +15,23 @@ use wire::{Code, Problem};
 
 use crate::app::App;
 use crate::bridge::{Kind, Wanted};
-use crate::peer::Peer;
+use crate::peer::{Peer, Whom};
 use crate::policy::Right;
 use crate::query::{Query, decode};
 use crate::record::Record;
 use crate::refusal;
 use crate::routes::Captures;
+use crate::v2::login::Visitor;
 
 /// By which way a connection came in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum Door {
     /// The Unix socket: all of the API, and the kernel says who it is.
     Socket,
-    /// The loopback listener: the front door alone, and nobody says who it is.
-    Loopback,
+    /// The TCP listener in plain HTTP: the front door alone, and nobody says who it is.
+    Plain,
+    /// The TCP listener over TLS: the front door alone, and each request says who it is.
+    Tls(Arc<Visitor>),
 }
 
 /// A connection, as its requests see it.
@@ -36,12 +39,22 @@ pub enum Door {
 pub struct Caller {
     /// By which way it came.
     pub door: Door,
-    /// Who is at the other end.
+    /// Who is at the other end; over TLS nobody in particular, until a request said who it is.
     pub peer: Arc<Peer>,
     /// The connection's number.
     pub connection: u64,
     /// Descriptors on their way in and out.
     pub descriptors: Descriptors,
+}
+
+impl Caller {
+    /// By what the connection's limits are counted, as far as is known.
+    pub fn whom(&self) -> Whom {
+        match &self.door {
+            Door::Socket | Door::Plain => self.peer.whom(),
+            Door::Tls(visitor) => visitor.whom(),
+        }
+    }
 }
 
 /// One request.
@@ -91,7 +104,7 @@ impl Ask {
         kind: Kind,
         job: impl FnOnce() -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        self.app.bridge.run(kind, self.caller.peer.raw_uid(), job).await
+        self.app.bridge.run(kind, self.caller.peer.whom(), job).await
     }
 
     /// Runs a long job for the peer; what it is given says when the peer has left.

@@ -130,7 +130,7 @@ where
     }
 
     // The place first: whoever waits for one must not fill memory meanwhile.
-    let place = ask.app.bridge.place(Kind::Receiving, ask.caller.peer.raw_uid()).await?;
+    let place = ask.app.bridge.place(Kind::Receiving, ask.caller.peer.whom()).await?;
     let (pieces, coming) = channel(N_PIECES);
     let mut running = place.start(move || {
         let mut reader = Pieces { coming, current: start, is_over: false };
@@ -148,8 +148,8 @@ where
 /// Passes the body on until it ends, fails, stalls, or nobody wants it any more.
 async fn feed(ask: &mut Ask, pieces: Sender<Piece>) {
     let Ask { app, caller, body, record, .. } = ask;
-    let uid = caller.peer.raw_uid();
-    let patience = || match app.bridge.is_crowded(uid) {
+    let whom = caller.peer.whom();
+    let patience = || match app.bridge.is_crowded(whom) {
         true => app.config.timeouts.stall.0.min(STALL_WHEN_CROWDED),
         false => app.config.timeouts.stall.0,
     };

@@ -3,7 +3,7 @@
 //!
 //! Every job needs a place first. There are kinds of places because jobs wait for different
 //! things: the processor, a client's pace, a client's filesystem. A kind that is full never keeps
-//! another one waiting, and of every kind one uid gets at most half: whatever one of them asks for,
+//! another one waiting, and of every kind one peer gets at most half: whatever one of them asks for,
 //! the others go on. A long job is told when nobody waits for it any more.
 
 use std::collections::HashMap;
@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use wire::{Code, Problem};
 
 use crate::config::Config;
+use crate::peer::Whom;
 
 /// What a job waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub enum Kind {
     Sending,
     /// The filesystem that a client's descriptor lives on, which may be one that never answers.
     Probe,
+    /// The processor, for as long as it takes to check a password of somebody unknown.
+    Password,
 }
 
 /// Places for jobs of every kind.
@@ -41,6 +44,7 @@ pub struct Bridge {
     receiving: Places,
     sending: Places,
     probe: Places,
+    password: Places,
     patience: Duration,
 }
 
@@ -48,10 +52,10 @@ pub struct Bridge {
 struct Places {
     all: Queue,
     total: usize,
-    /// How many of them one uid may have.
+    /// How many of them one peer may have.
     per_uid: usize,
-    /// The uids that have some, or wait.
-    shares: Mutex<HashMap<u32, Weak<Queue>>>,
+    /// Those who have some, or wait.
+    shares: Mutex<HashMap<Whom, Weak<Queue>>>,
 }
 
 /// A number of places and those who wait for one.
@@ -79,6 +83,8 @@ pub struct Wanted(Stop);
 const N_PROBES: usize = 32;
 const N_PROBES_PER_UID: usize = 2;
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
+/// Who guesses passwords keeps others waiting no longer than this: they are told to come back.
+const PASSWORD_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Bridge {
     /// The places that the configuration allows.
@@ -91,6 +97,7 @@ impl Bridge {
             receiving: Places::new(limits.receiving_jobs, half(limits.receiving_jobs)),
             sending: Places::new(limits.sending_jobs, half(limits.sending_jobs)),
             probe: Places::new(N_PROBES, N_PROBES_PER_UID),
+            password: Places::new(password_jobs(), 1),
             patience: config.timeouts.queue.0,
         }
     }
@@ -99,7 +106,7 @@ impl Bridge {
     pub fn n_threads(config: &Config) -> usize {
         let limits = &config.limits;
         let at_a_clients_pace = limits.receiving_jobs + limits.sending_jobs + N_PROBES;
-        limits.short_jobs + hashing_jobs(config) + at_a_clients_pace
+        limits.short_jobs + hashing_jobs(config) + at_a_clients_pace + password_jobs()
     }
 
     fn places(&self, kind: Kind) -> &Places {
@@ -109,20 +116,22 @@ impl Bridge {
             Kind::Receiving => &self.receiving,
             Kind::Sending => &self.sending,
             Kind::Probe => &self.probe,
+            Kind::Password => &self.password,
         }
     }
 
-    /// Waits for a place for this uid.
+    /// Waits for a place for this peer.
     ///
     /// # Errors
     /// [`Code::Busy`] when none came free in time.
-    pub async fn place(&self, kind: Kind, uid: u32) -> Result<Place, Problem> {
+    pub async fn place(&self, kind: Kind, whom: Whom) -> Result<Place, Problem> {
         let patience = match kind {
             Kind::Probe => PROBE_PATIENCE,
+            Kind::Password => PASSWORD_PATIENCE.min(self.patience),
             Kind::Short | Kind::Hashing | Kind::Receiving | Kind::Sending => self.patience,
         };
         let places = self.places(kind);
-        let share = places.share(uid);
+        let share = places.share(whom);
         let wait = async {
             let of_share = share.permit().await?;
             Some((of_share, places.all.permit().await?))
@@ -143,16 +152,16 @@ impl Bridge {
     pub async fn run<T: Send + 'static>(
         &self,
         kind: Kind,
-        uid: u32,
+        whom: Whom,
         job: impl FnOnce() -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        let place = self.place(kind, uid).await?;
+        let place = self.place(kind, whom).await?;
         ended(place.start(job).await)
     }
 
-    /// Whether somebody waits for a place that this uid holds: then whoever stalls gets less time.
-    pub fn is_crowded(&self, uid: u32) -> bool {
-        [&self.receiving, &self.sending].into_iter().any(|places| places.is_crowded(uid))
+    /// Whether somebody waits for a place that this peer holds: then whoever stalls gets less time.
+    pub fn is_crowded(&self, whom: Whom) -> bool {
+        [&self.receiving, &self.sending].into_iter().any(|places| places.is_crowded(whom))
     }
 
     /// Waits until no job runs any more, for so long at most; says whether it came to that.
@@ -206,6 +215,11 @@ pub fn ended<T>(end: Result<Result<T, Problem>, tokio::task::JoinError>) -> Resu
     })
 }
 
+/// Passwords checked at once: half of the processor is left to those who have proved who they are.
+fn password_jobs() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+}
+
 fn hashing_jobs(config: &Config) -> usize {
     match config.limits.hashing_jobs {
         // The half that one uid gets must keep every core at work.
@@ -219,21 +233,21 @@ impl Places {
         Places { all: Queue::new(total), total, per_uid, shares: Mutex::default() }
     }
 
-    /// The share of a uid, for as long as anybody holds it.
-    fn share(&self, uid: u32) -> Arc<Queue> {
+    /// The share of a peer, for as long as anybody holds it.
+    fn share(&self, whom: Whom) -> Arc<Queue> {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(share) = shares.get(&uid).and_then(Weak::upgrade) {
+        if let Some(share) = shares.get(&whom).and_then(Weak::upgrade) {
             return share;
         }
         shares.retain(|_, share| share.strong_count() > 0);
         let share = Arc::new(Queue::new(self.per_uid));
-        shares.insert(uid, Arc::downgrade(&share));
+        shares.insert(whom, Arc::downgrade(&share));
         share
     }
 
-    fn is_crowded(&self, uid: u32) -> bool {
+    fn is_crowded(&self, whom: Whom) -> bool {
         let shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = shares.get(&uid).and_then(Weak::upgrade);
+        let share = shares.get(&whom).and_then(Weak::upgrade);
         share.is_some_and(|share| share.is_waited_for() || self.all.is_waited_for())
     }
 }
@@ -297,17 +311,17 @@ mod tests {
         let bridge = bridge();
         for kind in [Kind::Short, Kind::Hashing, Kind::Receiving, Kind::Sending] {
             let mut held = Vec::new();
-            while let Ok(place) = bridge.place(kind, 1).await {
+            while let Ok(place) = bridge.place(kind, Whom::Uid(1)).await {
                 held.push(place);
             }
             assert_eq!(held.len(), 2, "{kind:?}");
             // It waits for more, and those who ask after it need not.
-            let greedy = bridge.place(kind, 1);
-            let polite = async { bridge.run(kind, 2, || Ok(7)).await };
+            let greedy = bridge.place(kind, Whom::Uid(1));
+            let polite = async { bridge.run(kind, Whom::Uid(2), || Ok(7)).await };
             let (more, ran) = tokio::join!(greedy, polite);
             assert_eq!((more.is_err(), ran), (true, Ok(7)), "{kind:?}");
             drop(held);
-            assert_eq!(bridge.run(kind, 1, || Ok(7)).await, Ok(7), "{kind:?}");
+            assert_eq!(bridge.run(kind, Whom::Uid(1), || Ok(7)).await, Ok(7), "{kind:?}");
         }
     }
 
@@ -323,13 +337,13 @@ mod tests {
         let mut held = Vec::new();
         for uid in 1..=10 {
             for _ in 0..N_PROBES_PER_UID {
-                held.push(bridge.place(Kind::Probe, uid).await.expect("a place"));
+                held.push(bridge.place(Kind::Probe, Whom::Uid(uid)).await.expect("a place"));
             }
         }
         let soon = Duration::from_millis(50);
-        let one_more = tokio::time::timeout(soon, bridge.place(Kind::Probe, 1)).await;
+        let one_more = tokio::time::timeout(soon, bridge.place(Kind::Probe, Whom::Uid(1))).await;
         assert!(one_more.is_err(), "it waits for its own");
-        bridge.place(Kind::Probe, 99).await.expect("another one does not");
+        bridge.place(Kind::Probe, Whom::Uid(99)).await.expect("another one does not");
         assert!(bridge.quiet(soon).await, "and the end does not wait for them");
     }
 
@@ -338,7 +352,7 @@ mod tests {
         let bridge = bridge();
         let wanted = Wanted::default();
         let stop = wanted.stop().clone();
-        let place = bridge.place(Kind::Hashing, 1).await.expect("a place");
+        let place = bridge.place(Kind::Hashing, Whom::Uid(1)).await.expect("a place");
         let job = place.start(move || {
             let begun = std::time::Instant::now();
             while !stop.is_stopped() && begun.elapsed() < Duration::from_secs(20) {
@@ -354,30 +368,32 @@ mod tests {
     #[tokio::test]
     async fn one_uid_gets_at_most_half_of_what_can_be_held_by_doing_nothing() {
         let bridge = bridge();
-        let first = bridge.place(Kind::Receiving, 1).await.expect("a place");
-        let _second = bridge.place(Kind::Receiving, 1).await.expect("a place");
-        assert!(!bridge.is_crowded(1));
+        let first = bridge.place(Kind::Receiving, Whom::Uid(1)).await.expect("a place");
+        let _second = bridge.place(Kind::Receiving, Whom::Uid(1)).await.expect("a place");
+        assert!(!bridge.is_crowded(Whom::Uid(1)));
         let third = async {
-            let refused = bridge.place(Kind::Receiving, 1).await.expect_err("no place");
+            let refused = bridge.place(Kind::Receiving, Whom::Uid(1)).await.expect_err("no place");
             assert_eq!(refused.code, Code::Busy);
         };
         let look = async {
             tokio::task::yield_now().await;
-            assert!(bridge.is_crowded(1), "uid 1 waits for itself");
-            assert!(!bridge.is_crowded(2), "and nobody else has to hurry");
-            let _other = bridge.place(Kind::Receiving, 2).await.expect("a place");
+            assert!(bridge.is_crowded(Whom::Uid(1)), "uid 1 waits for itself");
+            assert!(!bridge.is_crowded(Whom::Uid(2)), "and nobody else has to hurry");
+            let _other = bridge.place(Kind::Receiving, Whom::Uid(2)).await.expect("a place");
         };
         tokio::join!(third, look);
         drop(first);
-        bridge.place(Kind::Receiving, 1).await.expect("the place that came free");
-        bridge.place(Kind::Sending, 1).await.expect("another kind");
+        bridge.place(Kind::Receiving, Whom::Uid(1)).await.expect("the place that came free");
+        bridge.place(Kind::Sending, Whom::Uid(1)).await.expect("another kind");
     }
 
     #[tokio::test]
     async fn a_job_that_dies_is_an_error_and_leaves_its_place() {
         let bridge = bridge();
         for _ in 0..40 {
-            let died = bridge.run(Kind::Short, 1, || -> Result<(), Problem> { panic!("oh") }).await;
+            let died = bridge
+                .run(Kind::Short, Whom::Uid(1), || -> Result<(), Problem> { panic!("oh") })
+                .await;
             assert_eq!(died.map_err(|problem| problem.code), Err(Code::Internal));
         }
         assert!(bridge.quiet(Duration::from_millis(50)).await);

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::args::LogFormat;
-use crate::policy::{Pattern, RuleText, TagPattern};
+use crate::policy::{Anonymous, Pattern, RuleText, TagPattern};
 use crate::units::{Mode, Size, Span};
 
 /// A configuration file with every key at its default and a comment on each.
@@ -72,10 +72,16 @@ pub struct SocketSection {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RegistrySection {
-    /// A loopback address to listen on.
+    /// An address to listen on.
     pub listen: Option<SocketAddr>,
-    /// Whether whoever connects there may do what the policy gives to anonymous peers.
-    pub allow_anonymous: bool,
+    /// A file with the certificate for it, and its chain.
+    pub tls_certificate: Option<PathBuf>,
+    /// A file with the certificate's key.
+    pub tls_key: Option<PathBuf>,
+    /// A file with its users and the hashes of their passwords.
+    pub users: Option<PathBuf>,
+    /// What those may do there who do not say who they are.
+    pub allow_anonymous: Anonymous,
     /// Tags that are made once and not moved.
     pub create_only_tags: Vec<TagPattern>,
 }
@@ -510,6 +516,10 @@ mod tests {
                 "bonded.toml:2: limits.bodies_in_memory: ",
             ),
             ("[registry]\nlisten = \"localhost:1\"\n", "bonded.toml:2: registry.listen: "),
+            (
+                "[registry]\nallow_anonymous = \"write\"\n",
+                "bonded.toml:2: registry.allow_anonymous: it is false, true or \"read\"",
+            ),
             (
                 "[registry]\ncreate_only_tags = [\"a/b\"]\n",
                 "bonded.toml:2: registry.create_only_tags: ",

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::config::Config;
+use crate::peer::Whom;
 
 /// The heartbeat of one connection: what it waits for, and since when. Written by the stream and
 /// the requests on it, read by its clock.
@@ -47,12 +48,12 @@ pub struct Connections {
     open: Mutex<HashMap<u64, Open>>,
     next: AtomicU64,
     most: usize,
-    most_per_uid: usize,
+    most_per_peer: usize,
 }
 
 #[derive(Debug)]
 struct Open {
-    uid: u32,
+    whom: Whom,
     pulse: Arc<Pulse>,
     is_leaving: bool,
 }
@@ -151,39 +152,44 @@ impl Connections {
             open: Mutex::default(),
             next: AtomicU64::new(1),
             most: config.limits.connections,
-            most_per_uid: config.limits.connections_per_uid,
+            most_per_peer: config.limits.connections_per_uid,
         }
     }
 
     /// A seat for a new connection, and whether another one had to give way for it; `None` when
     /// every seat is busy.
-    pub fn sit(self: &Arc<Connections>, uid: u32) -> Option<(Seat, bool)> {
+    pub fn sit(self: &Arc<Connections>, whom: Whom) -> Option<(Seat, bool)> {
         let mut open = self.lock();
-        let staying = |of: Option<u32>| {
-            let counted = |o: &&Open| !o.is_leaving && of.is_none_or(|uid| o.uid == uid);
-            open.values().filter(counted).count()
-        };
-        // Most peers share few uids, and the list is short: counting it is cheaper than keeping
-        // another one right.
-        let crowd = if staying(Some(uid)) >= self.most_per_uid {
-            Some(uid)
-        } else if staying(None) >= self.most {
+        let crowd = if staying(&open, Some(whom)) >= self.most_per_peer {
+            Some(whom)
+        } else if staying(&open, None) >= self.most {
             most_frequent(&open)
         } else {
             None
         };
-        let gives_way = match crowd {
-            Some(crowd) => Some(idlest(&open, crowd)?),
-            None => None,
-        };
-        if let Some(leaving) = gives_way.and_then(|id| open.get_mut(&id)) {
-            leaving.is_leaving = true;
-            leaving.pulse.leave.notify_one();
+        if let Some(crowd) = crowd {
+            give_way(&mut open, crowd)?;
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let pulse = Arc::new(Pulse::new());
-        open.insert(id, Open { uid, pulse: pulse.clone(), is_leaving: false });
-        Some((Seat { connections: self.clone(), id, pulse }, gives_way.is_some()))
+        open.insert(id, Open { whom, pulse: pulse.clone(), is_leaving: false });
+        Some((Seat { connections: self.clone(), id, pulse }, crowd.is_some()))
+    }
+
+    /// Counts an open connection among those of somebody else from now on: who is there was not
+    /// known when it was opened. `false` when they have as many as they may, all of them busy.
+    pub fn belongs_to(&self, id: u64, whom: Whom) -> bool {
+        let mut open = self.lock();
+        if open.get(&id).is_none_or(|one| one.whom == whom) {
+            return true;
+        }
+        if staying(&open, Some(whom)) >= self.most_per_peer && give_way(&mut open, whom).is_none() {
+            return false;
+        }
+        if let Some(one) = open.get_mut(&id) {
+            one.whom = whom;
+        }
+        true
     }
 
     /// No code panics while it holds the lock.
@@ -192,19 +198,35 @@ impl Connections {
     }
 }
 
-/// The uid with the most connections.
-fn most_frequent(open: &HashMap<u64, Open>) -> Option<u32> {
-    let mut counts = HashMap::<u32, usize>::new();
-    for one in open.values().filter(|o| !o.is_leaving) {
-        *counts.entry(one.uid).or_default() += 1;
-    }
-    counts.into_iter().max_by_key(|(_, n)| *n).map(|(uid, _)| uid)
+/// How many are open and stay, of one peer or of all. Most peers are few, and the list is short:
+/// counting it is cheaper than keeping another one right.
+fn staying(open: &HashMap<u64, Open>, of: Option<Whom>) -> usize {
+    let counted = |o: &&Open| !o.is_leaving && of.is_none_or(|whom| o.whom == whom);
+    open.values().filter(counted).count()
 }
 
-/// The connection of this uid that can go first.
-fn idlest(open: &HashMap<u64, Open>, uid: u32) -> Option<u64> {
+/// Tells the idlest connection of this peer to leave, if one is idle.
+fn give_way(open: &mut HashMap<u64, Open>, whom: Whom) -> Option<()> {
+    let id = idlest(open, whom)?;
+    let leaving = open.get_mut(&id)?;
+    leaving.is_leaving = true;
+    leaving.pulse.leave.notify_one();
+    Some(())
+}
+
+/// The peer with the most connections.
+fn most_frequent(open: &HashMap<u64, Open>) -> Option<Whom> {
+    let mut counts = HashMap::<Whom, usize>::new();
+    for one in open.values().filter(|o| !o.is_leaving) {
+        *counts.entry(one.whom).or_default() += 1;
+    }
+    counts.into_iter().max_by_key(|(_, n)| *n).map(|(whom, _)| whom)
+}
+
+/// The connection of this peer that can go first.
+fn idlest(open: &HashMap<u64, Open>, whom: Whom) -> Option<u64> {
     open.iter()
-        .filter(|(_, o)| o.uid == uid && !o.is_leaving)
+        .filter(|(_, o)| o.whom == whom && !o.is_leaving)
         .filter(|(_, o)| !o.pulse.is_busy.load(Ordering::Relaxed))
         .min_by_key(|(id, o)| {
             let was_useful = o.pulse.n_requests.load(Ordering::Relaxed) > 0;
@@ -238,31 +260,31 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
-    fn connections(most: usize, most_per_uid: usize) -> Arc<Connections> {
+    fn connections(most: usize, most_per_peer: usize) -> Arc<Connections> {
         let mut config = Config::default();
         config.limits.connections = most;
-        config.limits.connections_per_uid = most_per_uid;
+        config.limits.connections_per_uid = most_per_peer;
         Arc::new(Connections::new(&config))
     }
 
     #[test]
     fn the_idle_give_way_and_the_busy_do_not() {
         let all = connections(100, 2);
-        let (useful, _) = all.sit(1).expect("a seat");
+        let (useful, _) = all.sit(Whom::Uid(1)).expect("a seat");
         useful.pulse().begin_request();
         useful.pulse().end_request();
-        let (useless, _) = all.sit(1).expect("a seat");
-        let (third, gave_way) = all.sit(1).expect("a seat");
+        let (useless, _) = all.sit(Whom::Uid(1)).expect("a seat");
+        let (third, gave_way) = all.sit(Whom::Uid(1)).expect("a seat");
         assert!(gave_way);
         let is_leaving = |seat: &Seat| all.lock()[&seat.id()].is_leaving;
         assert!(is_leaving(&useless) && !is_leaving(&useful));
 
         useful.pulse().begin_request();
         third.pulse().begin_request();
-        assert!(all.sit(1).is_none(), "all are busy");
-        assert!(all.sit(2).is_some(), "another uid has its own seats");
+        assert!(all.sit(Whom::Uid(1)).is_none(), "all are busy");
+        assert!(all.sit(Whom::Uid(2)).is_some(), "another uid has its own seats");
         third.pulse().end_request();
-        assert!(all.sit(1).is_some());
+        assert!(all.sit(Whom::Uid(1)).is_some());
         drop(useless);
     }
 
@@ -270,12 +292,32 @@ mod tests {
     fn at_the_total_limit_the_largest_crowd_gives_way() {
         let all = connections(3, 3);
         let seats: Vec<Seat> =
-            [1, 1, 2].iter().map(|uid| all.sit(*uid).expect("a seat").0).collect();
-        let (_new, gave_way) = all.sit(3).expect("a seat");
+            [1, 1, 2].iter().map(|uid| all.sit(Whom::Uid(*uid)).expect("a seat").0).collect();
+        let (_new, gave_way) = all.sit(Whom::Uid(3)).expect("a seat");
         assert!(gave_way);
         assert!(all.lock()[&seats[0].id()].is_leaving);
         assert!(!all.lock()[&seats[2].id()].is_leaving);
         drop(seats);
+    }
+
+    #[test]
+    fn a_connection_moves_to_whoever_proved_to_be_there() {
+        let all = connections(100, 2);
+        let (stranger, ada) = (Whom::stranger([192, 0, 2, 1].into()), Whom::User(1));
+        let seats: Vec<Seat> = [stranger, stranger, ada]
+            .map(|whom| all.sit(whom).expect("a seat").0)
+            .into_iter()
+            .collect();
+        let whose = |seat: &Seat| all.lock()[&seat.id()].whom;
+        assert!(all.belongs_to(seats[0].id(), ada));
+        assert_eq!(whose(&seats[0]), ada);
+        // Her third one: the idlest of hers gives way, and when none is idle she has to wait.
+        assert!(all.belongs_to(seats[1].id(), ada));
+        assert!(all.lock()[&seats[2].id()].is_leaving);
+        let (fourth, _) = all.sit(stranger).expect("a seat");
+        seats.iter().for_each(|seat| seat.pulse().begin_request());
+        assert!(!all.belongs_to(fourth.id(), ada));
+        assert_eq!(whose(&fourth), stranger);
     }
 
     #[test]

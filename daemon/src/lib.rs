@@ -17,6 +17,7 @@ pub mod connections;
 pub mod drafts;
 pub mod log;
 pub mod metrics;
+pub mod named_file;
 pub mod ops;
 pub mod outgoing;
 pub mod peer;

@@ -10,11 +10,13 @@ use std::time::Duration;
 use clap::Parser as _;
 use daemon::app::{App, now};
 use daemon::args::Args;
-use daemon::bridge::Bridge;
+use daemon::bridge::{self, Bridge};
 use daemon::config::{Config, EXAMPLE};
 use daemon::log::Log;
+use daemon::peer::Whom;
 use daemon::settle::{Settled, settle};
 use daemon::socket::{Listening, SocketError};
+use daemon::v2::listener::Front;
 use daemon::{refusal, serve};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,7 +45,7 @@ fn run(args: &Args) -> Result<(), Problem> {
     if args.check_config {
         return print("the configuration is good\n");
     }
-    let Settled { config, store: root } = settled;
+    let Settled { config, store: root, front } = settled;
     let _log = Log::start(config.log.format, &config.log.level)
         .map_err(|e| Problem::new(Code::Config, e))?;
     raise_limits();
@@ -64,7 +66,10 @@ fn run(args: &Args) -> Result<(), Problem> {
             Listening::bind(&path, config.socket.mode.0, group).map_err(failed)?
         }
     };
-    let loopback = config.registry.listen.map(listen).transpose()?;
+    let front = match front {
+        Some(front) => Some((listen(front.address)?, Arc::new(front))),
+        None => None,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4))
         .max_blocking_threads(Bridge::n_threads(&config))
@@ -75,7 +80,7 @@ fn run(args: &Args) -> Result<(), Problem> {
     let closing = store.clone();
     let app = Arc::new(App::new(store, root, config).map_err(|e| Problem::new(Code::Config, e))?);
     app.adopt_uploads().map_err(refusal::problem)?;
-    let served = runtime.block_on(serve(app.clone(), listening, loopback));
+    let served = runtime.block_on(serve(app.clone(), listening, front));
 
     // Drafts first: an open one holds links and staging folders that nobody is going to want.
     drop(app.drafts.clear());
@@ -107,7 +112,7 @@ fn open(config: &Config, root: &Path) -> Result<cas::Store, Problem> {
     cas::Store::open(Arc::new(disk), options).map_err(refusal::problem)
 }
 
-/// Listens on a loopback address, which the settling of the configuration has looked at.
+/// Listens on an address, which the settling of the configuration has looked at.
 fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Problem> {
     let failed = |error: std::io::Error| {
         Problem::new(Code::LocalIo, format!("{address} cannot be listened on: {error}"))
@@ -120,23 +125,29 @@ fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Problem> {
 async fn serve(
     app: Arc<App>,
     listening: Listening,
-    loopback: Option<std::net::TcpListener>,
+    front: Option<(std::net::TcpListener, Arc<Front>)>,
 ) -> Result<(), Problem> {
     let failed = |e: std::io::Error| internal("the socket cannot be listened on", &e);
     let listener = listening.listener().map_err(failed)?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
-    let loopback = loopback.map(tokio::net::TcpListener::from_std).transpose().map_err(failed)?;
-    if let Some(address) = loopback.as_ref().and_then(|listener| listener.local_addr().ok()) {
-        tracing::info!(%address, "everybody on this machine may connect here, unasked");
-    }
-    let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
-    let [Ok(mut terminate), Ok(mut interrupt)] = signals else {
+    let front = match front {
+        Some((listener, front)) => {
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+            tell(&listener, &front);
+            Some((listener, front))
+        }
+        None => None,
+    };
+    let signals =
+        [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
         return Err(Problem::new(Code::Internal, "signals cannot be waited for"));
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), store = app.store.id(), "ready");
     notify(&[NotifyState::Ready]);
 
     let watchdog = sd_notify::watchdog_enabled();
+    let (again, reloading) = (app.clone(), front.as_ref().map(|(_, front)| front.clone()));
     let stop = async move {
         // systemd's advice: say that we live twice as often as it asks.
         let mut clock = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3600)) / 2);
@@ -144,6 +155,7 @@ async fn serve(
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                _ = hangup.recv() => reload(&again, reloading.clone()).await,
                 _ = clock.tick(), if watchdog.is_some() => notify(&[NotifyState::Watchdog]),
             }
         }
@@ -152,8 +164,35 @@ async fn serve(
         // Nobody finds the socket any more, while those who are connected are served to the end.
         drop(listening);
     };
-    serve::serve(app, listener, loopback, stop).await;
+    serve::serve(app, listener, front, stop).await;
     Ok(())
+}
+
+/// Says where the listener is, and for whom.
+fn tell(listener: &tokio::net::TcpListener, front: &Front) {
+    let Ok(address) = listener.local_addr() else { return };
+    match front.login.users() {
+        Some(users) => {
+            let (n_users, anonymous) = (users.n_users(), front.login.anonymous());
+            tracing::info!(n_users, ?anonymous, %address, "users may connect here, over TLS");
+        }
+        None => tracing::info!(%address, "everybody on this machine may connect here, unasked"),
+    }
+}
+
+/// Reads anew what the listener needs and its keeper may change while it runs.
+async fn reload(app: &App, front: Option<Arc<Front>>) {
+    let Some(front) = front else {
+        tracing::info!("there is nothing to read anew");
+        return;
+    };
+    let own = Whom::Uid(nix::unistd::Uid::effective().as_raw());
+    let read = move || Ok(front.reload());
+    match app.bridge.run(bridge::Kind::Short, own, read).await {
+        Ok(Ok(())) => tracing::info!("certificate and users were read anew"),
+        Ok(Err((key, reason))) => tracing::error!(key, reason, "it stays as it was"),
+        Err(problem) => tracing::error!(%problem, "certificate and users stay as they were"),
+    }
 }
 
 /// Tells the service manager, where there is one.

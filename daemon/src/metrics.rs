@@ -33,6 +33,12 @@ pub struct Metrics {
     pub connections_refused: AtomicU64,
     /// Idle connections closed to make room.
     pub connections_evicted: AtomicU64,
+    /// Handshakes of TLS that failed, or came too late.
+    pub handshakes_failed: AtomicU64,
+    /// Passwords checked against a hash.
+    pub password_checks: AtomicU64,
+    /// Of them those that were wrong, or of nobody.
+    pub logins_refused: AtomicU64,
     /// Blobs deleted by gc.
     pub gc_blobs: AtomicU64,
     /// Bytes freed by gc.
@@ -96,6 +102,9 @@ impl Metrics {
             connections: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
             connections_evicted: AtomicU64::new(0),
+            handshakes_failed: AtomicU64::new(0),
+            password_checks: AtomicU64::new(0),
+            logins_refused: AtomicU64::new(0),
             gc_blobs: AtomicU64::new(0),
             gc_bytes: AtomicU64::new(0),
             started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
@@ -181,6 +190,21 @@ impl Metrics {
                 "bonded_connections_evicted_total",
                 "Idle connections closed to make room.",
                 &self.connections_evicted,
+            ),
+            (
+                "bonded_tls_handshakes_failed_total",
+                "Handshakes of TLS that failed, or came too late.",
+                &self.handshakes_failed,
+            ),
+            (
+                "bonded_password_checks_total",
+                "Passwords of users of the registry checked against a hash.",
+                &self.password_checks,
+            ),
+            (
+                "bonded_logins_refused_total",
+                "Passwords that were wrong, or of nobody.",
+                &self.logins_refused,
             ),
             ("bonded_gc_blobs_total", "Blobs deleted by gc.", &self.gc_blobs),
             ("bonded_gc_freed_bytes_total", "Bytes freed by gc.", &self.gc_bytes),

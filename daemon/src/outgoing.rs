@@ -45,7 +45,7 @@ where
 {
     let (begin, begun) = oneshot::channel();
     let (pieces, coming) = channel(N_PIECES);
-    let place = ask.app.bridge.place(Kind::Sending, ask.caller.peer.raw_uid()).await?;
+    let place = ask.app.bridge.place(Kind::Sending, ask.caller.peer.whom()).await?;
     place.start(move || {
         let opened = open().and_then(|Outgoing { mut reader, size, broken }| {
             let first = piece(&mut reader, size).map_err(|error| broken(&error))?;

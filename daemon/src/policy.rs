@@ -36,6 +36,7 @@ pub struct RuleText {
     group: Option<String>,
     #[serde(default)]
     anonymous: bool,
+    registry_user: Option<String>,
     workspaces: Vec<Pattern>,
     may: Vec<Right>,
 }
@@ -61,11 +62,49 @@ struct Rule {
     may: Rights,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Who {
     Uid(u32),
     Gid(u32),
     Anonymous,
+    RegistryUser(String),
+    EveryRegistryUser,
+}
+
+/// What those may do at the TCP listener who do not say who they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Anonymous {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Read, where the rules let them.
+    Read,
+    /// What the rules let them.
+    Everything,
+}
+
+/// In a rule's `registry_user` this stands for all of them, so nobody may be called so.
+pub const EVERY_USER: &str = "*";
+
+// === impl Anonymous ===
+
+impl<'de> Deserialize<'de> for Anonymous {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Anonymous, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            All(bool),
+            Some(String),
+        }
+        match Either::deserialize(deserializer) {
+            Ok(Either::All(false)) => Ok(Anonymous::Nothing),
+            Ok(Either::All(true)) => Ok(Anonymous::Everything),
+            Ok(Either::Some(text)) if text == "read" => Ok(Anonymous::Read),
+            Ok(Either::Some(_)) | Err(_) => {
+                Err(serde::de::Error::custom("it is false, true or \"read\""))
+            }
+        }
+    }
 }
 
 // === impl Right ===
@@ -100,6 +139,11 @@ impl Rights {
         Rights(self.0 | other.0)
     }
 
+    /// Of them only this one.
+    fn within(self, right: Right) -> Rights {
+        Rights(self.0 & right.bit())
+    }
+
     /// Their names.
     pub fn names(self) -> Vec<String> {
         Right::ALL.into_iter().filter(|r| self.has(*r)).map(|r| r.name().to_owned()).collect()
@@ -124,19 +168,36 @@ impl RuleText {
     }
 
     fn compile(&self) -> Result<Rule, String> {
-        let who = match (self.uid, &self.user, self.gid, &self.group, self.anonymous) {
-            (Some(uid), None, None, None, false) => Who::Uid(uid),
-            (None, Some(name), None, None, false) => Who::Uid(uid_of_name(name)?),
-            (None, None, Some(gid), None, false) => Who::Gid(gid),
-            (None, None, None, Some(name), false) => Who::Gid(crate::peer::group_of_name(name)?),
-            (None, None, None, None, true) => Who::Anonymous,
-            _ => {
-                let one = "a rule has exactly one of uid, user, gid, group and anonymous = true";
-                return Err(one.to_owned());
-            }
+        let named = [
+            self.uid.map(Who::Uid).map(Ok),
+            self.user.as_deref().map(|name| uid_of_name(name).map(Who::Uid)),
+            self.gid.map(Who::Gid).map(Ok),
+            self.group.as_deref().map(|name| crate::peer::group_of_name(name).map(Who::Gid)),
+            self.anonymous.then_some(Ok(Who::Anonymous)),
+            self.registry_user.clone().map(|name| match name.as_str() {
+                EVERY_USER => Ok(Who::EveryRegistryUser),
+                _ => Ok(Who::RegistryUser(name)),
+            }),
+        ];
+        let mut named = named.into_iter().flatten();
+        let (Some(who), None) = (named.next(), named.next()) else {
+            let one = "a rule has exactly one of uid, user, gid, group, registry_user and \
+                       anonymous = true";
+            return Err(one.to_owned());
         };
-        if who == Who::Anonymous && self.may.contains(&Right::Admin) {
-            return Err("nobody keeps the house without saying who it is".to_owned());
+        let who = who?;
+        if self.may.contains(&Right::Admin) {
+            match who {
+                Who::Uid(_) | Who::Gid(_) => {}
+                Who::Anonymous => {
+                    return Err("nobody keeps the house without saying who it is".to_owned());
+                }
+                Who::RegistryUser(_) | Who::EveryRegistryUser => {
+                    return Err("the house is kept over the socket: no user of the registry has \
+                                \"admin\""
+                        .to_owned());
+                }
+            }
         }
         if self.workspaces.is_empty() || self.may.is_empty() {
             return Err("a rule names at least one workspace and one right".to_owned());
@@ -227,12 +288,15 @@ impl<'de> Deserialize<'de> for TagPattern {
 
 impl Policy {
     /// The policy that these rules make. Without any, root and the daemon's own user may do
-    /// everything, and anonymous peers, where they are let in at all, everything but keep the
-    /// house.
+    /// everything; users of the registry, and anonymous peers, where they are let in at all,
+    /// everything but keep the house. `anonymous` bounds what any rule gives to the latter.
     ///
     /// # Errors
     /// What is wrong with the first bad rule.
-    pub fn new<'a>(rules: impl IntoIterator<Item = &'a RuleText>) -> Result<Policy, String> {
+    pub fn new<'a>(
+        rules: impl IntoIterator<Item = &'a RuleText>,
+        anonymous: Anonymous,
+    ) -> Result<Policy, String> {
         let mut rules = rules.into_iter().map(RuleText::compile).collect::<Result<Vec<_>, _>>()?;
         if rules.is_empty() {
             let everywhere = |who, may: &[Right]| Rule {
@@ -244,8 +308,16 @@ impl Policy {
             rules = vec![
                 everywhere(Who::Uid(0), &Right::ALL),
                 everywhere(Who::Uid(own), &Right::ALL),
+                everywhere(Who::EveryRegistryUser, &[Right::Put, Right::Read, Right::Retire]),
                 everywhere(Who::Anonymous, &[Right::Put, Right::Read, Right::Retire]),
             ];
+        }
+        for rule in rules.iter_mut().filter(|rule| rule.who == Who::Anonymous) {
+            rule.may = match anonymous {
+                Anonymous::Nothing => Rights::default(),
+                Anonymous::Read => rule.may.within(Right::Read),
+                Anonymous::Everything => rule.may,
+            };
         }
         Ok(Policy { rules })
     }
@@ -275,10 +347,12 @@ impl Policy {
     }
 
     fn rules_of<'a>(&'a self, peer: &'a Peer) -> impl Iterator<Item = &'a Rule> {
-        self.rules.iter().filter(|rule| match rule.who {
-            Who::Uid(uid) => peer.uid() == Some(uid),
-            Who::Gid(gid) => peer.uid().is_some() && peer.is_member(gid),
+        self.rules.iter().filter(|rule| match &rule.who {
+            Who::Uid(uid) => peer.uid() == Some(*uid),
+            Who::Gid(gid) => peer.uid().is_some() && peer.is_member(*gid),
             Who::Anonymous => peer.is_anonymous(),
+            Who::RegistryUser(name) => peer.user_name().is_some_and(|user| **user == **name),
+            Who::EveryRegistryUser => peer.user_name().is_some(),
         })
     }
 }
@@ -294,7 +368,7 @@ mod tests {
 
     fn policy(text: &str) -> Policy {
         let rules: Rules = toml::from_str(text).expect(text);
-        Policy::new(&rules.policy).expect(text)
+        Policy::new(&rules.policy, Anonymous::Everything).expect(text)
     }
 
     #[test]
@@ -378,7 +452,7 @@ mod tests {
         let root = Peer::new(0, 0, vec![], 65534);
         assert!(policy.is_admin(&root));
         assert_eq!(names(&root, "ci-1"), "admin");
-        assert_eq!(names(&Peer::anonymous(), "ci-1"), "");
+        assert_eq!(names(&Peer::Anonymous, "ci-1"), "");
     }
 
     #[test]
@@ -395,15 +469,75 @@ mod tests {
             may = ["put"]
             "#,
         );
-        let names = |workspace: &str| policy.rights(&Peer::anonymous(), workspace).names();
+        let names = |workspace: &str| policy.rights(&Peer::Anonymous, workspace).names();
         assert_eq!((names("public-1"), names("ci").len()), (vec!["read".to_owned()], 0));
         let somebody = Peer::new(1000, 1000, vec![], 65534);
         assert_eq!(policy.rights(&somebody, "public-1"), Rights::default());
     }
 
     #[test]
+    fn users_of_the_registry_are_nobody_on_this_machine() {
+        let policy = policy(
+            r#"
+            [[policy]]
+            registry_user = "ada"
+            workspaces = ["ada-*"]
+            may = ["put", "read"]
+            [[policy]]
+            registry_user = "*"
+            workspaces = ["shared"]
+            may = ["read"]
+            [[policy]]
+            user = "root"
+            workspaces = ["*"]
+            may = ["put", "read", "retire"]
+            [[policy]]
+            gid = 4294967295
+            workspaces = ["*"]
+            may = ["retire"]
+            "#,
+        );
+        let names = |peer: &Peer, workspace: &str| policy.rights(peer, workspace).names().join(" ");
+        for (user, workspace, may) in [
+            ("ada", "ada-1", "put read"),
+            ("ada", "shared", "read"),
+            ("ada", "other", ""),
+            ("bob", "ada-1", ""),
+            ("bob", "shared", "read"),
+            ("Ada", "ada-1", ""),
+            // One who has the name of a user of this machine is not that user.
+            ("root", "other", ""),
+            ("*", "shared", "read"),
+        ] {
+            assert_eq!(names(&Peer::user(user), workspace), may, "{user} {workspace}");
+        }
+        assert_eq!(names(&Peer::Anonymous, "shared"), "");
+        assert_eq!(names(&Peer::new(1000, 1000, vec![], 65534), "shared"), "");
+    }
+
+    #[test]
+    fn what_is_said_of_anonymous_peers_bounds_what_rules_give_them() {
+        let rules: Rules = toml::from_str(
+            "[[policy]]\nanonymous = true\nworkspaces = [\"a\"]\nmay = [\"put\", \"read\"]",
+        )
+        .expect("a rule");
+        for (anonymous, ruled, unruled) in [
+            (Anonymous::Nothing, "", ""),
+            (Anonymous::Read, "read", "read"),
+            (Anonymous::Everything, "put read", "put read retire"),
+        ] {
+            let none: &[RuleText] = &[];
+            for (rules, may) in [(&rules.policy[..], ruled), (none, unruled)] {
+                let policy = Policy::new(rules, anonymous).expect("a policy");
+                let names = policy.rights(&Peer::Anonymous, "a").names();
+                assert_eq!(names.join(" "), may, "{anonymous:?}");
+            }
+        }
+    }
+
+    #[test]
     fn without_rules_root_and_the_daemons_user_may_do_everything() {
-        let policy = Policy::new([]).expect("no rules");
+        let policy = Policy::new([], Anonymous::Everything).expect("no rules");
         let own = Uid::effective().as_raw();
         for uid in [0, own] {
             let peer = Peer::new(uid, 5, vec![], 65534);
@@ -412,9 +546,12 @@ mod tests {
         }
         let other = Peer::new(own + 7, 0, vec![0], 65534);
         assert_eq!(policy.rights(&other, "x"), Rights::default());
-        let anonymous = policy.rights(&Peer::anonymous(), "x");
+        let anonymous = policy.rights(&Peer::Anonymous, "x");
         assert_eq!(anonymous.names(), ["put", "read", "retire"]);
-        assert!(!policy.is_admin(&Peer::anonymous()));
+        assert!(!policy.is_admin(&Peer::Anonymous));
+        let user = policy.rights(&Peer::user("ada"), "x");
+        assert_eq!(user.names(), ["put", "read", "retire"]);
+        assert!(!policy.is_admin(&Peer::user("ada")));
         assert!(!policy.is_admin(&other));
     }
 
@@ -427,6 +564,8 @@ mod tests {
             "uid = 1\nworkspaces = [\"a\"]\nmay = []",
             "uid = 1\nworkspaces = [\"a\"]\nmay = [\"admin\"]",
             "anonymous = true\nworkspaces = [\"*\"]\nmay = [\"admin\"]",
+            "registry_user = \"*\"\nworkspaces = [\"*\"]\nmay = [\"admin\"]",
+            "registry_user = \"a\"\nanonymous = true\nworkspaces = [\"*\"]\nmay = [\"read\"]",
             "anonymous = false\nworkspaces = [\"*\"]\nmay = [\"read\"]",
             "anonymous = true\nuid = 1\nworkspaces = [\"*\"]\nmay = [\"read\"]",
             "user = \"no-such-user-here\"\nworkspaces = [\"a\"]\nmay = [\"read\"]",

@@ -21,8 +21,10 @@ pub struct Record {
     app: Arc<App>,
     pulse: Arc<Pulse>,
     op: Op,
-    /// Absent when nobody knows who it is.
+    /// Of a process.
     uid: Option<u32>,
+    /// Of a user of the registry. Without either, nobody knows who it is.
+    user: Option<Arc<str>>,
     started: Instant,
     /// How it ended; a record that nobody closes was cut off.
     end: End,
@@ -38,19 +40,30 @@ impl Record {
     /// Begins a record; the connection counts as busy until it ends.
     pub fn new(app: Arc<App>, pulse: Arc<Pulse>, op: Op, peer: &Peer) -> Record {
         pulse.begin_request();
-        let uid = (!peer.is_anonymous()).then(|| peer.raw_uid());
-        Record {
+        let mut record = Record {
             app,
             pulse,
             op,
-            uid,
+            uid: None,
+            user: None,
             started: Instant::now(),
             end: End::CutOff,
             workspace: None,
             digest: None,
             bytes_in: AtomicU64::new(0),
             bytes_out: 0,
-        }
+        };
+        record.is_of(peer);
+        record
+    }
+
+    /// Says who asks.
+    pub fn is_of(&mut self, peer: &Peer) {
+        (self.uid, self.user) = match peer {
+            Peer::Process(_) => (Some(peer.raw_uid()), None),
+            Peer::User(name) => (None, Some(name.clone())),
+            Peer::Anonymous => (None, None),
+        };
     }
 
     /// Says how it ended.
@@ -99,7 +112,8 @@ impl Drop for Record {
                     workspace = self.workspace.as_deref(),
                     digest = self.digest.as_ref().map(tracing::field::display),
                     uid = self.uid,
-                    anonymous = self.uid.is_none().then_some(true),
+                    user = self.user.as_deref(),
+                    anonymous = (self.uid.is_none() && self.user.is_none()).then_some(true),
                     bytes_in,
                     bytes_out = self.bytes_out,
                     us = microseconds,

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,6 +21,8 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use wire::stream::{DescriptorStream, Descriptors};
 use wire::{Code, Problem};
 
@@ -29,9 +32,12 @@ use crate::bridge::Kind;
 use crate::clocked::Clocked;
 use crate::connections::{Overdue, Seat};
 use crate::ops;
-use crate::peer::Peer;
+use crate::peer::{Peer, Whom};
 use crate::record::Record;
 use crate::routes::{self, Op};
+use crate::v2::fault::{self, Fault};
+use crate::v2::listener::Front;
+use crate::v2::login::Visitor;
 
 /// Peers that are told at once that there is no room; more than that are just closed.
 const N_TURNED_AWAY: usize = 64;
@@ -44,7 +50,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 pub async fn serve(
     app: Arc<App>,
     listener: UnixListener,
-    loopback: Option<TcpListener>,
+    front: Option<(TcpListener, Arc<Front>)>,
     stop: impl Future<Output = ()>,
 ) {
     let (draining, told) = watch::channel(false);
@@ -52,7 +58,7 @@ pub async fn serve(
     let turning_away = Arc::new(Semaphore::new(N_TURNED_AWAY));
     let mut sweep = interval(SWEEP.min(app.config.timeouts.draft_abandoned.0.max(TICK_LEAST)));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let own = nix::unistd::Uid::effective().as_raw();
+    let own = Whom::Uid(nix::unistd::Uid::effective().as_raw());
     let mut stop = pin!(stop);
     loop {
         tokio::select! {
@@ -62,8 +68,11 @@ pub async fn serve(
                 Ok((stream, _)) => accept(&app, stream, &mut tasks, &told, &turning_away),
                 Err(error) => not_accepted(&error).await,
             },
-            accepted = next_of(loopback.as_ref()) => match accepted {
-                Ok(stream) => accept_loopback(&app, stream, &mut tasks, &told, &turning_away),
+            accepted = next_of(front.as_ref()) => match accepted {
+                Ok((stream, address, front)) => {
+                    let (turned, app) = (&turning_away, &app);
+                    accept_tcp(app, stream, address.ip(), front, &mut tasks, &told, turned);
+                }
                 Err(error) => not_accepted(&error).await,
             },
             Some(_) = tasks.join_next() => {}
@@ -81,7 +90,7 @@ pub async fn serve(
             }
         }
     }
-    drop((listener, loopback));
+    drop((listener, front));
     app.drain();
     let _ = draining.send(true);
     let deadline = Instant::now() + app.config.timeouts.drain.0;
@@ -116,18 +125,24 @@ fn accept(
             return;
         }
     };
-    let wrap = |stream| {
-        let stream = DescriptorStream::new(stream);
-        let descriptors = stream.descriptors();
-        (stream, descriptors, Door::Socket)
+    let Some(seat) = sit(app, peer.whom()) else {
+        return turn_away(stream, busy(), tasks, turning_away);
     };
-    seat(app, stream, wrap, peer, tasks, told, turning_away);
+    let stream = DescriptorStream::new(stream);
+    let descriptors = stream.descriptors();
+    let (peer, connection) = (Arc::new(peer), seat.id());
+    let caller = Caller { door: Door::Socket, peer, connection, descriptors };
+    spawn(tasks, self::connection(app.clone(), stream, seat, caller, told.clone()));
 }
 
 /// The next connection of a listener that may not be there.
-async fn next_of(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
-    match listener {
-        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+async fn next_of(
+    front: Option<&(TcpListener, Arc<Front>)>,
+) -> io::Result<(TcpStream, SocketAddr, &Arc<Front>)> {
+    match front {
+        Some((listener, front)) => {
+            listener.accept().await.map(|(stream, address)| (stream, address, front))
+        }
         None => std::future::pending().await,
     }
 }
@@ -138,9 +153,11 @@ async fn not_accepted(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-fn accept_loopback(
+fn accept_tcp(
     app: &Arc<App>,
     stream: TcpStream,
+    address: IpAddr,
+    front: &Arc<Front>,
     tasks: &mut JoinSet<()>,
     told: &watch::Receiver<bool>,
     turning_away: &Arc<Semaphore>,
@@ -151,66 +168,123 @@ fn accept_loopback(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection keeps its delay");
     }
-    let wrap = |stream| (stream, Descriptors::default(), Door::Loopback);
-    seat(app, stream, wrap, Peer::anonymous(), tasks, told, turning_away);
+    let peer = Arc::new(Peer::Anonymous);
+    let caller = |door, seat: &Seat| {
+        let (connection, descriptors) = (seat.id(), Descriptors::default());
+        Caller { door, peer, connection, descriptors }
+    };
+    let Some(tls) = &front.tls else {
+        let Some(seat) = sit(app, Whom::Anonymous) else {
+            return turn_away(stream, busy(), tasks, turning_away);
+        };
+        let caller = caller(Door::Plain, &seat);
+        return spawn(tasks, connection(app.clone(), stream, seat, caller, told.clone()));
+    };
+    // Nobody knows yet who it is, so it counts for where it comes from. There is no telling it that
+    // there is no seat: that would take a handshake.
+    let Some(seat) = sit(app, Whom::stranger(address)) else { return };
+    let visitor = Arc::new(Visitor::new(front.login.clone(), address));
+    let caller = caller(Door::Tls(visitor), &seat);
+    let acceptor = tls.acceptor();
+    spawn(tasks, connection_over_tls(app.clone(), acceptor, stream, seat, caller, told.clone()));
 }
 
-/// Serves a connection, if there is a seat for it.
-fn seat<A, S>(
-    app: &Arc<App>,
-    stream: A,
-    wrap: impl FnOnce(A) -> (S, Descriptors, Door),
-    peer: Peer,
+/// A seat for a connection, if there is one.
+fn sit(app: &App, whom: Whom) -> Option<Seat> {
+    let Some((seat, gave_way)) = app.connections.sit(whom) else {
+        app.metrics.connections_refused.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(%whom, "a connection was turned away: too many");
+        return None;
+    };
+    if gave_way {
+        app.metrics.connections_evicted.fetch_add(1, Ordering::Relaxed);
+    }
+    Some(seat)
+}
+
+/// Tells somebody why there is no connection for it, if not too many are told so already.
+fn turn_away(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    answer: String,
     tasks: &mut JoinSet<()>,
-    told: &watch::Receiver<bool>,
     turning_away: &Arc<Semaphore>,
-) where
-    A: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    match app.connections.sit(peer.raw_uid()) {
-        Some((seat, gave_way)) => {
-            if gave_way {
-                app.metrics.connections_evicted.fetch_add(1, Ordering::Relaxed);
-            }
-            let (stream, descriptors, door) = wrap(stream);
-            let (peer, connection_id) = (Arc::new(peer), seat.id());
-            let caller = Caller { door, peer, connection: connection_id, descriptors };
-            spawn(tasks, connection(app.clone(), stream, seat, caller, told.clone()));
-        }
-        None => {
-            app.metrics.connections_refused.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(uid = peer.raw_uid(), "a connection was turned away: too many");
-            if let Ok(permit) = turning_away.clone().try_acquire_owned() {
-                spawn(tasks, async move {
-                    let _permit = permit;
-                    let _ = timeout(TURNED_AWAY_WITHIN, turn_away(stream)).await;
-                });
-            }
-        }
+) {
+    if let Ok(permit) = turning_away.clone().try_acquire_owned() {
+        spawn(tasks, async move {
+            let _permit = permit;
+            let _ = timeout(TURNED_AWAY_WITHIN, say_and_close(stream, &answer)).await;
+        });
     }
 }
 
-/// Says "busy" in answer to the first request. To say it unasked would confuse HTTP clients.
-async fn turn_away(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+fn busy() -> String {
+    let problem = Problem::new(Code::Busy, "too many connections are open")
+        .hint("try again when some of them are closed");
+    let status = crate::status::of(problem.code);
+    let body = serde_json::to_string(&wire::api::ErrorBody { error: problem }).unwrap_or_default();
+    last_answer(status, &body)
+}
+
+/// The whole text of an answer after which the connection is closed.
+fn last_answer(status: http::StatusCode, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Answers the first request. To answer unasked would confuse HTTP clients.
+async fn say_and_close(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: &str,
+) -> io::Result<()> {
     let mut request = [0; 4096];
     if stream.read(&mut request).await? == 0 {
         return Ok(());
     }
-    let problem = Problem::new(Code::Busy, "too many connections are open")
-        .hint("try again when some of them are closed");
-    let status = crate::status::of(problem.code);
-    let body = serde_json::to_string(&wire::api::ErrorBody { error: problem })?;
-    let answer = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         connection: close\r\n\r\n{body}",
-        body.len()
-    );
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await?;
     // To close a socket with unread bytes in it would take the answer away from the peer.
     while stream.read(&mut request).await? > 0 {}
     Ok(())
+}
+
+/// A connection that begins with a handshake, which gets as much time as a request's header.
+async fn connection_over_tls(
+    app: Arc<App>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    seat: Seat,
+    caller: Caller,
+    mut told: watch::Receiver<bool>,
+) {
+    let pulse = seat.pulse().clone();
+    let shaken = tokio::select! {
+        shaken = timeout(app.config.timeouts.header.0, shake_hands(acceptor, stream)) => shaken,
+        () = pulse.told_to_leave() => return,
+        _ = told.wait_for(|is_leaving| *is_leaving) => return,
+    };
+    match shaken.unwrap_or_else(|late| Err(late.into())) {
+        Ok(stream) => connection(app, stream, seat, caller, told).await,
+        Err(error) => {
+            app.metrics.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(%error, "a handshake failed");
+        }
+    }
+}
+
+async fn shake_hands(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase() {
+        // A method of HTTP: whoever mistook the port is told so in its own words.
+        let message = "this port speaks TLS: ask over https";
+        let (status, _, body) = Fault::new(fault::Kind::Unsupported, message).answer();
+        let answer = last_answer(status, &String::from_utf8_lossy(&body));
+        let _ = timeout(TURNED_AWAY_WITHIN, say_and_close(stream, &answer)).await;
+        return Err(io::Error::other("it spoke plain HTTP"));
+    }
+    acceptor.accept(stream).await
 }
 
 /// The shortest step of a connection's clock.
@@ -256,7 +330,7 @@ async fn connection(
             biased;
             end = &mut http => {
                 if let Err(error) = end {
-                    tracing::debug!(%error, uid = caller.peer.raw_uid(), "a connection broke");
+                    tracing::debug!(%error, whom = %caller.whom(), "a connection broke");
                 }
                 return;
             }
@@ -270,7 +344,7 @@ async fn connection(
                 http.as_mut().graceful_shutdown();
             }
             _ = clock.tick() => {
-                let stall = match app.bridge.is_crowded(caller.peer.raw_uid()) {
+                let stall = match app.bridge.is_crowded(caller.whom()) {
                     true => times.stall.0.min(STALL_WHEN_CROWDED),
                     false => times.stall.0,
                 };
@@ -281,8 +355,8 @@ async fn connection(
                         http.as_mut().graceful_shutdown();
                     }
                     Some(overdue) => {
-                        let uid = caller.peer.raw_uid();
-                        tracing::debug!(uid, ?overdue, "a connection was closed");
+                        let whom = caller.whom();
+                        tracing::debug!(%whom, ?overdue, "a connection was closed");
                         return;
                     }
                 }

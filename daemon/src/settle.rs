@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::args::Args;
 use crate::config::{Config, ConfigError};
+use crate::policy::Anonymous;
+use crate::v2::listener::Front;
 
 /// A configuration with a store and, unless the service manager brings one, a socket.
 #[derive(Debug)]
@@ -12,6 +14,8 @@ pub struct Settled {
     pub config: Config,
     /// The folder of the store.
     pub store: PathBuf,
+    /// The listener beside the socket, if there is to be one.
+    pub front: Option<Front>,
 }
 
 /// Reads the file, if there is one, and lets the command line override it.
@@ -35,10 +39,8 @@ pub fn settle(args: &Args) -> Result<Settled, ConfigError> {
     if args.listen.is_some() {
         config.registry.listen = args.listen;
     }
-    config.registry.allow_anonymous |= args.allow_anonymous;
-    if let Some(address) = config.registry.listen {
-        crate::v2::loopback::check(address, config.registry.allow_anonymous)
-            .map_err(|reason| ConfigError::elsewhere("registry.listen", reason))?;
+    if args.allow_anonymous {
+        config.registry.allow_anonymous = Anonymous::Everything;
     }
     if let Some(format) = args.log_format {
         config.log.format = format;
@@ -47,7 +49,9 @@ pub fn settle(args: &Args) -> Result<Settled, ConfigError> {
         let reason = "name the store's folder with --store or in the configuration";
         return Err(ConfigError::elsewhere("store.path", reason));
     };
-    Ok(Settled { config, store: absolute(&store) })
+    let front = Front::load(&config.registry);
+    let front = front.map_err(|(key, reason)| ConfigError::elsewhere(key, reason))?;
+    Ok(Settled { config, store: absolute(&store), front })
 }
 
 /// `resolve` answers with absolute paths, so a relative one is completed once, at the start.

@@ -57,6 +57,7 @@ pub fn of_fault(kind: Kind) -> StatusCode {
         | Kind::ManifestInvalid
         | Kind::Unsupported => StatusCode::BAD_REQUEST,
         Kind::Denied => StatusCode::FORBIDDEN,
+        Kind::Unauthorized => StatusCode::UNAUTHORIZED,
         Kind::NameUnknown
         | Kind::BlobUnknown
         | Kind::ManifestUnknown

@@ -16,6 +16,7 @@ use cas::digest::{Algorithm, Digest};
 use serde_json::Value;
 
 use crate::Daemon;
+use crate::tls::Certificate;
 
 /// Where the front door is.
 #[derive(Clone, Debug)]
@@ -24,6 +25,19 @@ pub enum Door {
     Socket(PathBuf),
     /// At `127.0.0.1:PORT`.
     Loopback(String),
+    /// At `127.0.0.1:PORT`, over TLS.
+    Tls(Tls),
+}
+
+/// A door over TLS.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// `127.0.0.1:PORT`.
+    pub address: String,
+    /// The one certificate that is believed.
+    pub certificate: Certificate,
+    /// What every request says in `Authorization`.
+    pub authorization: Option<String>,
 }
 
 /// A case.
@@ -287,6 +301,7 @@ impl Door {
         match self {
             Door::Socket(_) => "socket",
             Door::Loopback(_) => "loopback",
+            Door::Tls(_) => "tls",
         }
     }
 
@@ -303,19 +318,41 @@ impl Door {
                 stream.set_read_timeout(patience)?;
                 Ok(Box::new(stream))
             }
+            Door::Tls(door) => {
+                let stream = TcpStream::connect(&door.address)?;
+                stream.set_read_timeout(patience)?;
+                Ok(Box::new(door.certificate.shake_hands(stream)?))
+            }
         }
     }
 
     /// Asks by hand, on a connection of its own.
     #[track_caller]
     pub fn ask(&self, step: &Step) -> Answer {
-        let mut stream = self.connect().expect("the daemon takes a connection");
+        self.ask_all(std::slice::from_ref(step)).remove(0)
+    }
+
+    /// Asks by hand, one after the other on one connection; the last may be a `HEAD`.
+    #[track_caller]
+    pub fn ask_all(&self, steps: &[Step]) -> Vec<Answer> {
+        let stream = self.connect().expect("the daemon takes a connection");
+        let mut stream = BufReader::new(stream);
+        steps.iter().map(|step| self.ask_on(&mut stream, step)).collect()
+    }
+
+    #[track_caller]
+    fn ask_on(&self, stream: &mut BufReader<Box<dyn Stream>>, step: &Step) -> Answer {
         let mut head = format!("{} {} HTTP/1.1\r\n", step.method, step.path);
         if !step.headers.iter().any(|(name, _)| name == "host") {
             head += "host: 127.0.0.1\r\n";
         }
         if step.method == "HEAD" {
             head += "connection: close\r\n";
+        }
+        if let Door::Tls(Tls { authorization: Some(said), .. }) = self
+            && !step.headers.iter().any(|(name, _)| name == "authorization")
+        {
+            head += &format!("authorization: {said}\r\n");
         }
         for (name, value) in &step.headers {
             head += &format!("{name}: {value}\r\n");
@@ -338,7 +375,7 @@ impl Door {
             }
         }
         // The daemon may answer before it has read everything, and close.
-        let sent = stream.write_all(&bytes);
+        let sent = stream.get_mut().write_all(&bytes);
         if let Body::Torn(_) = step.body {
             return Answer::none();
         }
@@ -442,8 +479,7 @@ impl Answer {
     }
 }
 
-fn read(stream: Box<dyn Stream>, method: &str) -> Answer {
-    let mut stream = BufReader::new(stream);
+fn read(stream: &mut BufReader<Box<dyn Stream>>, method: &str) -> Answer {
     let mut answer = Answer::none();
     let mut lines = Vec::new();
     loop {
@@ -471,7 +507,7 @@ fn read(stream: Box<dyn Stream>, method: &str) -> Answer {
         answer.is_whole = stream.read_to_end(&mut answer.body).is_ok_and(|n| n == 0);
         return answer;
     }
-    let read = (&mut stream).take(length).read_to_end(&mut answer.body);
+    let read = stream.take(length).read_to_end(&mut answer.body);
     answer.is_whole = read.is_ok_and(|n| n as u64 == length);
     answer
 }

@@ -47,6 +47,8 @@ pub enum Kind {
     Needed,
     /// The peer may see it and not do this.
     Denied,
+    /// Nobody knows who it is, and it has to say so.
+    Unauthorized,
     /// Too much is asked at once.
     TooMany,
     /// More tags than one push may set.
@@ -82,12 +84,14 @@ pub struct Fault {
 
 /// After so many seconds a client may try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
+/// How to say who one is (RFC 7617).
+const CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Basic realm="bonded", charset="UTF-8""#);
 
 // === impl Kind ===
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 24] = [
+    pub const ALL: [Kind; 25] = [
         Kind::NameInvalid,
         Kind::NameUnknown,
         Kind::BlobUnknown,
@@ -104,6 +108,7 @@ impl Kind {
         Kind::TagTaken,
         Kind::Needed,
         Kind::Denied,
+        Kind::Unauthorized,
         Kind::TooMany,
         Kind::TooManyTags,
         Kind::Unsupported,
@@ -137,6 +142,7 @@ impl Kind {
             | Kind::Unsupported
             | Kind::NoSuchPath
             | Kind::NoSuchMethod => "UNSUPPORTED",
+            Kind::Unauthorized => "UNAUTHORIZED",
             Kind::TooMany => "TOOMANYREQUESTS",
             Kind::Broken => "UNKNOWN",
         };
@@ -165,7 +171,7 @@ impl Kind {
             Kind::TooLarge => Code::ManifestTooLarge,
             Kind::TagTaken => Code::TagTaken,
             Kind::Needed => Code::Needed,
-            Kind::Denied => Code::Forbidden,
+            Kind::Denied | Kind::Unauthorized => Code::Forbidden,
             Kind::TooMany => Code::Busy,
             Kind::Full => Code::DiskFull,
             Kind::TooSlow => Code::Timeout,
@@ -257,8 +263,10 @@ impl Fault {
         });
         let body = Errors { errors: [Told { code, message: &self.message, detail }] };
         let mut headers = self.headers;
-        if self.kind == Kind::TooMany {
-            headers.push((header::RETRY_AFTER, RETRY_AFTER));
+        match self.kind {
+            Kind::TooMany => headers.push((header::RETRY_AFTER, RETRY_AFTER)),
+            Kind::Unauthorized => headers.push((header::WWW_AUTHENTICATE, CHALLENGE)),
+            _ => {}
         }
         (status, headers, serde_json::to_vec(&body).unwrap_or_default())
     }
@@ -388,5 +396,9 @@ mod tests {
         let (status, headers, _) = Fault::new(Kind::TooMany, "wait").answer();
         assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(headers, [(header::RETRY_AFTER, RETRY_AFTER)]);
+
+        let (status, headers, _) = Fault::new(Kind::Unauthorized, "who?").answer();
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        assert_eq!(headers, [(header::WWW_AUTHENTICATE, CHALLENGE)]);
     }
 }

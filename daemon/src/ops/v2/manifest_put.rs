@@ -35,7 +35,7 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
     let reference = path(ask)?.reference(Access::Write)?;
     let tags = tags(ask, &reference)?;
     let claimed_type = content_type(ask)?;
-    let uid = ask.caller.peer.raw_uid();
+    let uid = ask.caller.peer.whom();
 
     // Room first: who waits for it must not fill memory meanwhile.
     let most = ask.app.config.limits.manifest_size.0;

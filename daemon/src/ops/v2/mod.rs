@@ -18,8 +18,8 @@ use crate::query::Query;
 use crate::routes::{self, Op};
 use crate::status;
 use crate::v2::fault::{Fault, Kind};
-use crate::v2::loopback;
 use crate::v2::path::{Access, Path, Target};
+use crate::v2::{listener, login};
 
 mod base;
 mod blob_delete;
@@ -49,7 +49,7 @@ const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied
 /// # Errors
 /// What the peer is to be told.
 pub async fn run(op: Op, ask: &mut Ask) -> Result<Answer, Fault> {
-    let outcome = match admit(ask) {
+    let outcome = match admit(op, ask).await {
         Ok(()) => dispatch(op, ask).await,
         Err(fault) => Err(fault),
     };
@@ -75,10 +75,17 @@ fn signed(answer: Answer) -> Answer {
     answer.header(VERSION, HeaderValue::from_static("registry/2.0"))
 }
 
-fn admit(ask: &Ask) -> Result<(), Fault> {
-    match ask.caller.door {
+async fn admit(op: Op, ask: &mut Ask) -> Result<(), Fault> {
+    match ask.caller.door.clone() {
         Door::Socket => ask.check_descriptors()?,
-        Door::Loopback => loopback::admit(&ask.head)?,
+        Door::Plain => listener::admit_unasked(&ask.head)?,
+        Door::Tls(visitor) => {
+            listener::admit(&ask.head)?;
+            let (is_base, connection) = (op == Op::V2Base, ask.caller.connection);
+            let peer = visitor.identify(&ask.app, connection, &ask.head, is_base).await?;
+            ask.record.is_of(&peer);
+            ask.caller.peer = peer;
+        }
     }
     match ask.descriptor {
         None => Ok(()),
@@ -138,6 +145,14 @@ fn target(ask: &mut Ask, access: Access, right: Right) -> Result<Target, Fault> 
     let rights = ask.app.policy.rights(&ask.caller.peer, target.workspace.as_str());
     if rights.has(right) {
         return Ok(target);
+    }
+    // Whoever has not said who it is may turn out to be one who may. It is told the same whether
+    // anything is there or not.
+    if let Door::Tls(visitor) = &ask.caller.door
+        && ask.caller.peer.is_anonymous()
+        && visitor.may_log_in()
+    {
+        return Err(login::unauthorized("this needs a user who may"));
     }
     if !rights.has(Right::Read) {
         return Err(no_repository(&target));
