@@ -1,5 +1,5 @@
 //! The front door: every requirement of the distribution specification as a case, over the socket
-//! and over the loopback listener; stock clients; what one plane brings and the other sees.
+//! and over the loopback listener; users over TLS; stock clients; what one plane brings and the other sees.
 
 mod blobs;
 mod clients;
@@ -13,6 +13,8 @@ mod races;
 mod referrers;
 mod rot;
 mod tags;
+mod tcp;
+mod tcp_clients;
 mod uploads;
 
 use cas::digest::{Algorithm, Digest};

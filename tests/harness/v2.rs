@@ -91,6 +91,12 @@ pub struct Answer {
     pub is_whole: bool,
 }
 
+/// A connection to a front door.
+pub struct Line {
+    door: Door,
+    stream: BufReader<Box<dyn Stream>>,
+}
+
 trait Stream: Read + Write {}
 impl<S: Read + Write> Stream for S {}
 
@@ -329,59 +335,14 @@ impl Door {
     /// Asks by hand, on a connection of its own.
     #[track_caller]
     pub fn ask(&self, step: &Step) -> Answer {
-        self.ask_all(std::slice::from_ref(step)).remove(0)
+        self.open().ask(step)
     }
 
-    /// Asks by hand, one after the other on one connection; the last may be a `HEAD`.
+    /// A connection, for several requests one after the other.
     #[track_caller]
-    pub fn ask_all(&self, steps: &[Step]) -> Vec<Answer> {
+    pub fn open(&self) -> Line {
         let stream = self.connect().expect("the daemon takes a connection");
-        let mut stream = BufReader::new(stream);
-        steps.iter().map(|step| self.ask_on(&mut stream, step)).collect()
-    }
-
-    #[track_caller]
-    fn ask_on(&self, stream: &mut BufReader<Box<dyn Stream>>, step: &Step) -> Answer {
-        let mut head = format!("{} {} HTTP/1.1\r\n", step.method, step.path);
-        if !step.headers.iter().any(|(name, _)| name == "host") {
-            head += "host: 127.0.0.1\r\n";
-        }
-        if step.method == "HEAD" {
-            head += "connection: close\r\n";
-        }
-        if let Door::Tls(Tls { authorization: Some(said), .. }) = self
-            && !step.headers.iter().any(|(name, _)| name == "authorization")
-        {
-            head += &format!("authorization: {said}\r\n");
-        }
-        for (name, value) in &step.headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        let mut bytes = match &step.body {
-            Body::Sized(body) => format!("{head}content-length: {}\r\n\r\n", body.len()),
-            Body::Chunked(_) => format!("{head}transfer-encoding: chunked\r\n\r\n"),
-            Body::Torn(body) => format!("{head}content-length: {}\r\n\r\n", body.len() + 10),
-        }
-        .into_bytes();
-        match &step.body {
-            Body::Sized(body) | Body::Torn(body) => bytes.extend_from_slice(body),
-            Body::Chunked(body) => {
-                for piece in body.chunks(10_000) {
-                    bytes.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
-                    bytes.extend_from_slice(piece);
-                    bytes.extend_from_slice(b"\r\n");
-                }
-                bytes.extend_from_slice(b"0\r\n\r\n");
-            }
-        }
-        // The daemon may answer before it has read everything, and close.
-        let sent = stream.get_mut().write_all(&bytes);
-        if let Body::Torn(_) = step.body {
-            return Answer::none();
-        }
-        let answer = read(stream, step.method);
-        assert!(sent.is_ok() || answer.status != 0, "{} {}: {sent:?}", step.method, step.path);
-        answer
+        Line { door: self.clone(), stream: BufReader::new(stream) }
     }
 
     /// Runs cases; the n-th has the workspaces `wN-DOOR` and `owN-DOOR` for itself.
@@ -440,6 +401,56 @@ impl Door {
             }
         }
         Ok(())
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    /// Asks by hand; after a `HEAD` the daemon closes.
+    #[track_caller]
+    pub fn ask(&mut self, step: &Step) -> Answer {
+        let Line { door, stream } = self;
+        let mut head = format!("{} {} HTTP/1.1\r\n", step.method, step.path);
+        if !step.headers.iter().any(|(name, _)| name == "host") {
+            head += "host: 127.0.0.1\r\n";
+        }
+        if step.method == "HEAD" {
+            head += "connection: close\r\n";
+        }
+        if let Door::Tls(Tls { authorization: Some(said), .. }) = &*door
+            && !step.headers.iter().any(|(name, _)| name == "authorization")
+        {
+            head += &format!("authorization: {said}\r\n");
+        }
+        for (name, value) in &step.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        let mut bytes = match &step.body {
+            Body::Sized(body) => format!("{head}content-length: {}\r\n\r\n", body.len()),
+            Body::Chunked(_) => format!("{head}transfer-encoding: chunked\r\n\r\n"),
+            Body::Torn(body) => format!("{head}content-length: {}\r\n\r\n", body.len() + 10),
+        }
+        .into_bytes();
+        match &step.body {
+            Body::Sized(body) | Body::Torn(body) => bytes.extend_from_slice(body),
+            Body::Chunked(body) => {
+                for piece in body.chunks(10_000) {
+                    bytes.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+                    bytes.extend_from_slice(piece);
+                    bytes.extend_from_slice(b"\r\n");
+                }
+                bytes.extend_from_slice(b"0\r\n\r\n");
+            }
+        }
+        // The daemon may answer before it has read everything, and close.
+        let sent = stream.get_mut().write_all(&bytes);
+        if let Body::Torn(_) = step.body {
+            return Answer::none();
+        }
+        let answer = read(stream, step.method);
+        assert!(sent.is_ok() || answer.status != 0, "{} {}: {sent:?}", step.method, step.path);
+        answer
     }
 }
 

@@ -12,17 +12,22 @@ use tests::v2::{Door, daemon, loopback};
 use tests::{Daemon, Layout, oci, run, scratch};
 
 /// A client at work: a daemon, a folder of its own, an image to push.
-struct Bench {
-    daemon: Daemon,
+pub(super) struct Bench {
+    pub(super) daemon: Daemon,
     folder: tempfile::TempDir,
-    registry: String,
-    image: PathBuf,
-    digest: Digest,
+    pub(super) registry: String,
+    pub(super) image: PathBuf,
+    pub(super) digest: Digest,
 }
 
 impl Bench {
     fn new() -> Bench {
-        let (daemon, folder) = (daemon(""), scratch());
+        Bench::at(daemon(""))
+    }
+
+    /// A client of this daemon's TCP listener.
+    pub(super) fn at(daemon: Daemon) -> Bench {
+        let folder = scratch();
         let mut layout = Layout::default();
         let mut tar = Tar::default();
         tar.folder("etc/").file("etc/os-release", b"ID=debian\nVERSION_ID=\"12\"\n");
@@ -50,19 +55,26 @@ impl Bench {
     /// Runs a client with a home of its own.
     #[track_caller]
     fn run(&self, program: &Path, words: &[&str]) -> tests::Run {
-        let mut command = Command::new(program);
-        command.args(words).current_dir(self.folder.path()).env("HOME", self.folder.path());
-        command.env_remove("XDG_RUNTIME_DIR");
-        run(&mut command).ok()
+        run(&mut self.command(program, words)).ok()
     }
 
-    fn at(&self, name: &str) -> String {
+    /// A client with a home of its own, not started yet.
+    pub(super) fn command(&self, program: &Path, words: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(words).current_dir(self.folder.path()).env("HOME", self.folder.path());
+        for name in ["XDG_RUNTIME_DIR", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    pub(super) fn file(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
     /// What a client pushed is the artifact that the store has, and verifies.
     #[track_caller]
-    fn is_stored(&self, name: &str) {
+    pub(super) fn is_stored(&self, name: &str) {
         let bond = |words: &[&str]| {
             let all: Vec<&str> = ["--workspace", "ci"].iter().chain(words).copied().collect();
             self.daemon.bond(&all).ok()
@@ -74,8 +86,8 @@ impl Bench {
 
     /// A layout that a client pulled has the image, every byte of it.
     #[track_caller]
-    fn is_pulled(&self, layout: &str) {
-        let put = ["--workspace", "pulled", "put", &format!("oci:{}", self.at(layout))];
+    pub(super) fn is_pulled(&self, layout: &str) {
+        let put = ["--workspace", "pulled", "put", &format!("oci:{}", self.file(layout))];
         assert_eq!(self.daemon.bond(&put).ok().digest(), self.digest);
     }
 }
@@ -89,7 +101,7 @@ fn crane_pushes_and_pulls() {
     assert!(said.text().contains(&bench.digest.to_string()), "{}", said.told());
     bench.is_stored("team/app:crane");
     assert_eq!(bench.run(&crane, &["digest", &image]).digest(), bench.digest);
-    bench.run(&crane, &["pull", "--format", "oci", &image, &bench.at("pulled")]);
+    bench.run(&crane, &["pull", "--format", "oci", &image, &bench.file("pulled")]);
     bench.is_pulled("pulled");
     bench.run(&crane, &["validate", "--remote", &image]);
     bench.run(&crane, &["copy", &image, &format!("{}/ci/other:copied", bench.registry)]);
@@ -114,12 +126,12 @@ fn regctl_pushes_and_pulls() {
     run(&["image", "copy", &layout, &image]);
     bench.is_stored("app:regctl");
     assert_eq!(run(&["image", "digest", &image]).digest(), bench.digest);
-    run(&["image", "copy", &image, &format!("ocidir://{}:v1", bench.at("pulled"))]);
+    run(&["image", "copy", &image, &format!("ocidir://{}:v1", bench.file("pulled"))]);
     bench.is_pulled("pulled");
     assert_eq!(run(&["tag", "ls", &format!("{}/ci/app", bench.registry)]).lines(), ["regctl"]);
     // An artifact that refers to the image, found again.
     std::fs::write(bench.folder.path().join("note.txt"), "looks good").unwrap();
-    let note = bench.at("note.txt");
+    let note = bench.file("note.txt");
     run(&[
         "artifact",
         "put",
@@ -143,7 +155,7 @@ fn oras_pushes_and_pulls() {
     let copy = ["cp", "--from-oci-layout", "--to-plain-http", &layout, &image];
     bench.run(&oras, &copy);
     bench.is_stored("app:oras");
-    let pulled = format!("{}:v1", bench.at("pulled"));
+    let pulled = format!("{}:v1", bench.file("pulled"));
     bench.run(&oras, &["cp", "--from-plain-http", "--to-oci-layout", &image, &pulled]);
     bench.is_pulled("pulled");
     std::fs::write(bench.folder.path().join("note.txt"), "looks good").unwrap();
@@ -164,18 +176,18 @@ fn oras_pushes_and_pulls() {
 fn skopeo_pushes_and_pulls() {
     let Some(skopeo) = need("skopeo_pushes_and_pulls", "skopeo") else { return };
     let bench = Bench::new();
-    let policy = bench.at("policy.json");
+    let policy = bench.file("policy.json");
     let image = format!("docker://{}/ci/app:skopeo", bench.registry);
     let run = |words: &[&str]| {
         let words: Vec<&str> = ["--policy", &policy].iter().chain(words).copied().collect();
         bench.run(&skopeo, &words)
     };
     let layout = format!("oci:{}:v1", bench.image.display());
-    run(&["copy", "--dest-tls-verify=false", "--digestfile", &bench.at("said"), &layout, &image]);
-    let said = std::fs::read_to_string(bench.at("said")).unwrap();
+    run(&["copy", "--dest-tls-verify=false", "--digestfile", &bench.file("said"), &layout, &image]);
+    let said = std::fs::read_to_string(bench.file("said")).unwrap();
     assert_eq!(said.trim(), bench.digest.to_string());
     bench.is_stored("app:skopeo");
-    let pulled = format!("oci:{}:v1", bench.at("pulled"));
+    let pulled = format!("oci:{}:v1", bench.file("pulled"));
     run(&["copy", "--src-tls-verify=false", &image, &pulled]);
     bench.is_pulled("pulled");
     let tags = run(&["list-tags", "--tls-verify=false", &image[..image.len() - ":skopeo".len()]]);
