@@ -6,8 +6,8 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build demo test test-long bench bench-parts lint fmt fmt-check clippy deny doc peers clean install \
-        cargo-test toolchain
+.PHONY: help build demo test test-long bench bench-registry bench-parts lint fmt fmt-check clippy deny doc \
+        peers clean install cargo-test toolchain
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -38,9 +38,10 @@ WITH_PEERS = export SYFT_CHECK_FOR_APP_UPDATE=false; \
 help: ## this list
 	@echo "Bonded: exact build artifacts, sealed by digest, checked at every hand-over."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  BONDED_PEERS=require  a missing peer fails the run; BONDED_PEERS=skip installs none"
+	@echo "  LOAD='--clients 8'    words for \`make bench-registry\`; LOAD=--help lists them"
 	@echo "  PREFIX, DESTDIR       where \`make install\` puts things (PREFIX=$(PREFIX))"
 
 # === Build ===
@@ -125,6 +126,9 @@ cargo-test: build
 
 bench: build peers ## the side-by-side comparison, durable against durable
 	@$(WITH_PEERS); $(CARGO) run $(CARGO_FLAGS) --bin compare
+
+bench-registry: build peers ## the front door under load, beside other registries
+	@$(WITH_PEERS); $(CARGO) run $(CARGO_FLAGS) --bin load -- $(LOAD)
 
 bench-parts: toolchain ## the parts by themselves: hashing, closures, checks, intake
 	$(CARGO) bench --locked $(FEATURES_$(OCIDIR)) --workspace --bench '*'

@@ -31,6 +31,7 @@ crane       v0.22.1  go-install  github.com/google/go-containerregistry /cmd/cra
 regctl      v0.11.7  go-install  github.com/regclient/regclient         /cmd/regctl
 oras        v1.2.3   go-module   oras.land/oras                         /cmd/oras
 olareg      v0.1.2   go-module   github.com/olareg/olareg               /cmd/olareg
+registry    v3.1.2   go-install  github.com/distribution/distribution/v3 /cmd/registry
 syft        v1.52.0  go-install  github.com/anchore/syft                /cmd/syft
 skopeo      -        debian      skopeo                                 -
 umoci       -        debian      umoci                                  -

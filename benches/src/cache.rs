@@ -10,7 +10,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use crate::measure::{Doing, Result};
 
 /// Reads files, so that whoever reads them next finds them in memory.
-pub(crate) fn warm(files: &[PathBuf]) -> Result<()> {
+pub fn warm(files: &[PathBuf]) -> Result<()> {
     let mut buffer = vec![0; 1 << 20];
     for path in files {
         let doing = || format!("reading {}", path.display());
@@ -21,7 +21,7 @@ pub(crate) fn warm(files: &[PathBuf]) -> Result<()> {
 }
 
 /// Takes files out of memory: everything of the machine's where we may, these files otherwise.
-pub(crate) fn drop(files: &[PathBuf]) -> Result<()> {
+pub fn drop(files: &[PathBuf]) -> Result<()> {
     for path in files {
         let doing = || format!("dropping {} from memory", path.display());
         let file = File::open(path).doing(doing())?;
@@ -36,13 +36,13 @@ pub(crate) fn drop(files: &[PathBuf]) -> Result<()> {
 
 /// Waits until what was written, deleted and discarded before is done with, so that the next one
 /// who is measured does not pay for it.
-pub(crate) fn settle() {
+pub fn settle() {
     nix::unistd::sync();
     std::thread::sleep(std::time::Duration::from_millis(300));
 }
 
 /// Bytes on disk below a folder, each file once, as `du` counts them.
-pub(crate) fn disk_usage(folder: &Path) -> u64 {
+pub fn disk_usage(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let mut seen = std::collections::HashSet::new();
     let mut folders = vec![folder.to_owned()];

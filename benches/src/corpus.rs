@@ -14,30 +14,30 @@ use serde_json::json;
 use crate::measure::{Doing, Result};
 
 /// The tag that the image has in its layout; oras and regctl want one.
-pub(crate) const TAG: &str = "v1";
+pub const TAG: &str = "v1";
 
 /// An image in a layout of its own.
-pub(crate) struct Image {
+pub struct Image {
     /// What the table calls it.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// The layout.
-    pub(crate) layout: PathBuf,
+    pub layout: PathBuf,
     /// The artifact digest.
-    pub(crate) root: Digest,
+    pub root: Digest,
     /// The layers.
-    pub(crate) layers: Vec<Digest>,
+    pub layers: Vec<Digest>,
     /// Bytes of one layer.
-    pub(crate) layer_size: u64,
+    pub layer_size: u64,
 }
 
 impl Image {
     /// Bytes of all layers.
-    pub(crate) fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         self.layer_size * self.layers.len() as u64
     }
 
     /// The files of the layers.
-    pub(crate) fn files(&self) -> Vec<PathBuf> {
+    pub fn files(&self) -> Vec<PathBuf> {
         self.layers.iter().map(|layer| blob(&self.layout, layer)).collect()
     }
 }
@@ -46,13 +46,13 @@ impl Image {
 const GZIP: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
 /// Where a layout has a blob.
-pub(crate) fn blob(layout: &Path, digest: &Digest) -> PathBuf {
+pub fn blob(layout: &Path, digest: &Digest) -> PathBuf {
     layout.join("blobs").join(digest.algorithm().name()).join(digest.hex())
 }
 
 /// What the bytes of a layer are.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Bytes {
+pub enum Bytes {
     /// Random.
     Random,
     /// A hole: as large as is wanted, and nothing on disk.
@@ -60,7 +60,7 @@ pub(crate) enum Bytes {
 }
 
 /// An image with this many layers of this size, found in `dir` or made there.
-pub(crate) fn image(
+pub fn image(
     dir: &Path,
     name: &'static str,
     n_layers: usize,
@@ -168,7 +168,7 @@ fn documents(layout: &Path, layers: &[Digest], layer_size: u64) -> std::io::Resu
 }
 
 /// This many files of 4 KiB of random bytes, fresh ones each time, in memory.
-pub(crate) fn small_files(n: usize) -> Result<Vec<bytes::Bytes>> {
+pub fn small_files(n: usize) -> Result<Vec<bytes::Bytes>> {
     let mut all = vec![0; n * SMALL_SIZE];
     getrandom::fill(&mut all).doing("asking for random bytes")?;
     let all = bytes::Bytes::from(all);
@@ -176,4 +176,4 @@ pub(crate) fn small_files(n: usize) -> Result<Vec<bytes::Bytes>> {
 }
 
 /// Bytes of a small file.
-pub(crate) const SMALL_SIZE: usize = 4096;
+pub const SMALL_SIZE: usize = 4096;

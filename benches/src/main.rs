@@ -10,20 +10,15 @@
     reason = "a measurement makes files and tasks of its own, none of them in a store"
 )]
 
-mod cache;
-mod corpus;
-mod daemon;
 mod limits;
-mod measure;
-mod programs;
-mod push;
-mod table;
 mod workloads;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use benches::machine::machine;
+use benches::{cache, corpus, daemon, measure, programs, registries, registry, table};
 use clap::{Parser, ValueEnum};
 
 use corpus::{Bytes, Image, image};
@@ -134,22 +129,4 @@ fn run(args: &Args) -> Result<()> {
         fs::write(path, json).doing(format!("writing {}", path.display()))?;
     }
     Ok(())
-}
-
-/// On what all this was measured.
-fn machine(dir: &Path) -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let cpus = read("/proc/cpuinfo");
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let model = model.map_or("an unknown processor", |(_, model)| model);
-    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let kernel = read("/proc/sys/kernel/osrelease");
-    let filesystem = nix::sys::statfs::statfs(dir)
-        .map_or_else(|_| "unknown".to_owned(), |found| format!("{:?}", found.filesystem_type()));
-    let load = read("/proc/loadavg");
-    let load = load.split(' ').next().unwrap_or_default();
-    format!(
-        "{n_cores} cores of {model}, Linux {}, filesystem {filesystem}, load {load}",
-        kernel.trim()
-    )
 }

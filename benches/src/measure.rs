@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 /// Why something could not be measured, for people.
 #[derive(Clone, Debug)]
-pub(crate) struct Failed(pub(crate) String);
+pub struct Failed(pub String);
 
-pub(crate) type Result<T> = std::result::Result<T, Failed>;
+/// What was measured, or why it was not.
+pub type Result<T> = std::result::Result<T, Failed>;
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,7 +20,8 @@ impl fmt::Display for Failed {
 }
 
 /// Says what was being done when something failed.
-pub(crate) trait Doing<T> {
+pub trait Doing<T> {
+    /// The same, with what was being done.
     fn doing(self, what: impl fmt::Display) -> Result<T>;
 }
 
@@ -31,13 +33,14 @@ impl<T, E: fmt::Display> Doing<T> for std::result::Result<T, E> {
 
 /// One of those that are measured in turns. A run prepares, does the work, tidies up, and answers
 /// with the time of the work alone.
-pub(crate) struct Contestant<'a> {
+pub struct Contestant<'a> {
     name: String,
     run: Box<dyn FnMut() -> Result<Duration> + 'a>,
 }
 
 impl<'a> Contestant<'a> {
-    pub(crate) fn new(
+    /// One of this name.
+    pub fn new(
         name: impl Into<String>,
         run: impl FnMut() -> Result<Duration> + 'a,
     ) -> Contestant<'a> {
@@ -47,27 +50,28 @@ impl<'a> Contestant<'a> {
 
 /// What one contestant made of all rounds.
 #[derive(Clone, Debug)]
-pub(crate) struct Series {
-    pub(crate) name: String,
+pub struct Series {
+    /// Who it is.
+    pub name: String,
     /// The time of each round; or why there is none.
-    pub(crate) times: Result<Vec<f64>>,
+    pub times: Result<Vec<f64>>,
 }
 
 impl Series {
     /// `amount` divided by the time, for each round.
-    pub(crate) fn speeds(&self, amount: f64) -> Result<Vec<f64>> {
+    pub fn speeds(&self, amount: f64) -> Result<Vec<f64>> {
         Ok(self.times.clone()?.iter().map(|seconds| amount / seconds).collect())
     }
 
     /// The median time in seconds; not a number when there is none.
-    pub(crate) fn median(&self) -> f64 {
+    pub fn median(&self) -> f64 {
         self.times.as_ref().map_or(f64::NAN, |times| median(times))
     }
 }
 
 /// Runs all contestants once a round. Who begins changes from round to round, so that nobody
 /// always runs after the same other one. Who fails once is not asked again.
-pub(crate) fn in_turns(n_rounds: usize, mut contestants: Vec<Contestant<'_>>) -> Vec<Series> {
+pub fn in_turns(n_rounds: usize, mut contestants: Vec<Contestant<'_>>) -> Vec<Series> {
     let mut series: Vec<Series> = contestants
         .iter()
         .map(|contestant| Series { name: contestant.name.clone(), times: Ok(Vec::new()) })
@@ -89,14 +93,14 @@ pub(crate) fn in_turns(n_rounds: usize, mut contestants: Vec<Contestant<'_>>) ->
 }
 
 /// How long something takes.
-pub(crate) fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
+pub fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
     let begun = Instant::now();
     let made = work()?;
     Ok((made, begun.elapsed()))
 }
 
 /// The middle one, or the lower of the two in the middle.
-pub(crate) fn median(values: &[f64]) -> f64 {
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)

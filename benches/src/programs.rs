@@ -11,12 +11,13 @@ use std::time::Duration;
 use crate::measure::{Doing, Failed, Result, timed};
 
 /// Where programs are looked for.
-pub(crate) struct Programs {
+pub struct Programs {
     path: OsString,
 }
 
 impl Programs {
-    pub(crate) fn find() -> Programs {
+    /// Beside this program, among the peers, and where the system has them.
+    pub fn find() -> Programs {
         let mut folders = Vec::new();
         folders.extend(env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned)));
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/peers.sh");
@@ -39,11 +40,13 @@ impl Programs {
     fn command(&self, name: &str, arguments: &[&OsStr]) -> Result<Command> {
         let mut command = Command::new(self.locate(name)?);
         command.args(arguments).env("PATH", &self.path).stdin(Stdio::null());
+        // Distribution would look for a collector of traces and complain that there is none.
+        command.env("OTEL_TRACES_EXPORTER", "none");
         Ok(command)
     }
 
     /// Runs a program to its end. Answers with what it printed; fails with what it complained of.
-    pub(crate) fn run<S: AsRef<OsStr>>(&self, name: &str, arguments: &[S]) -> Result<String> {
+    pub fn run<S: AsRef<OsStr>>(&self, name: &str, arguments: &[S]) -> Result<String> {
         let arguments: Vec<&OsStr> = arguments.iter().map(AsRef::as_ref).collect();
         let output = self.command(name, &arguments)?.output().doing(format!("starting {name}"))?;
         if !output.status.success() {
@@ -55,7 +58,7 @@ impl Programs {
     }
 
     /// How long a program takes until what it made at `output` is durable.
-    pub(crate) fn time_durable<S: AsRef<OsStr>>(
+    pub fn time_durable<S: AsRef<OsStr>>(
         &self,
         name: &str,
         arguments: &[S],
@@ -69,7 +72,7 @@ impl Programs {
     }
 
     /// Starts a program that goes on. What it prints goes to a file.
-    pub(crate) fn start<S: AsRef<OsStr>>(
+    pub fn start<S: AsRef<OsStr>>(
         &self,
         name: &str,
         arguments: &[S],
@@ -85,18 +88,18 @@ impl Programs {
 }
 
 /// A program that goes on until it is dropped.
-pub(crate) struct Running {
+pub struct Running {
     child: Child,
 }
 
 impl Running {
     /// Its process id.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Whether it has ended by itself.
-    pub(crate) fn has_ended(&mut self) -> bool {
+    pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|status| status.is_some())
     }
 }

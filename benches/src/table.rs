@@ -11,7 +11,7 @@ use crate::measure::{Failed, Result, median};
 
 /// What a ratio has to be.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Target {
+pub enum Target {
     /// This or more.
     AtLeast(f64),
     /// This or less.
@@ -39,7 +39,7 @@ impl Target {
 }
 
 /// One comparison.
-pub(crate) struct Row {
+pub struct Row {
     /// What Bonded is compared with.
     beside: String,
     unit: &'static str,
@@ -51,7 +51,7 @@ pub(crate) struct Row {
 
 impl Row {
     /// The ratio of Bonded's figure to the other's.
-    pub(crate) fn new(
+    pub fn new(
         beside: impl Into<String>,
         unit: &'static str,
         ours: &Result<Vec<f64>>,
@@ -66,7 +66,7 @@ impl Row {
     }
 
     /// One figure and the bound that it has to keep.
-    pub(crate) fn bound(
+    pub fn bound(
         beside: impl Into<String>,
         unit: &'static str,
         ours: &Result<Vec<f64>>,
@@ -87,7 +87,7 @@ impl Row {
 }
 
 /// Rows about the same work of Bonded's.
-pub(crate) struct Section {
+pub struct Section {
     /// What the issue calls it, and what is done.
     title: String,
     rows: Vec<Row>,
@@ -96,16 +96,18 @@ pub(crate) struct Section {
 }
 
 impl Section {
-    pub(crate) fn new(title: impl Into<String>) -> Section {
+    /// Without rows.
+    pub fn new(title: impl Into<String>) -> Section {
         Section { title: title.into(), rows: Vec::new(), breakdown: Vec::new() }
     }
 
-    pub(crate) fn row(&mut self, row: Row) {
+    /// One more row.
+    pub fn row(&mut self, row: Row) {
         self.rows.push(row);
     }
 
     /// One line of where the time goes.
-    pub(crate) fn explain(&mut self, line: impl Into<String>) {
+    pub fn explain(&mut self, line: impl Into<String>) {
         self.breakdown.push(line.into());
     }
 
@@ -114,7 +116,7 @@ impl Section {
     }
 
     /// The section as people read it.
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let mut text = format!("{}\n", self.title);
         for row in &self.rows {
             let beside = &row.beside;
@@ -150,13 +152,13 @@ impl Section {
 }
 
 /// What stands above the columns.
-pub(crate) fn heading() -> String {
+pub fn heading() -> String {
     let (beside, ours, theirs, ratio) = ("beside", "Bonded", "beside", "ratio (min..max)");
     format!("  {beside:<54} {ours:>7} {theirs:>7}       {ratio:>16}  target\n")
 }
 
 /// How many targets were met, and how many there are.
-pub(crate) fn score(sections: &[Section]) -> (usize, usize) {
+pub fn score(sections: &[Section]) -> (usize, usize) {
     let verdicts = sections.iter().flat_map(|section| &section.rows).map(Row::verdict);
     let verdicts: Vec<&str> = verdicts.filter(|verdict| !verdict.is_empty()).collect();
     (verdicts.iter().filter(|verdict| **verdict == "met").count(), verdicts.len())
@@ -198,7 +200,7 @@ struct Json<'a> {
 }
 
 /// Everything, round by round, for programs.
-pub(crate) fn json(machine: &str, n_rounds: usize, sections: &[Section]) -> Result<Vec<u8>> {
+pub fn json(machine: &str, n_rounds: usize, sections: &[Section]) -> Result<Vec<u8>> {
     let rows = sections.iter().flat_map(|section| {
         section.rows.iter().map(|row| JsonRow {
             section: &section.title,

@@ -1,13 +1,11 @@
 //! Many small artifacts: each whole and durable before the next one of the same client.
 
 use std::cell::Cell;
-use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use benches::fresh::Blob;
 use bytes::Bytes;
 use client::Client;
 use tokio::runtime;
@@ -17,8 +15,8 @@ use crate::corpus::small_files;
 use crate::daemon::{Daemon, Usage};
 use crate::limits::spread;
 use crate::measure::{Contestant, Doing, Failed, Result, in_turns};
-use crate::programs::Running;
-use crate::push::Registry;
+use crate::registries::{Peer, Server};
+use crate::registry::Registry;
 use crate::table::{Row, Section, Target};
 
 use super::Bench;
@@ -29,8 +27,6 @@ const N_CLIENTS: usize = 8;
 const FEWER: usize = 10;
 /// Times as many as olareg takes, and as one client alone puts.
 const LEAST: f64 = 2.0;
-/// How long a registry may take to listen.
-const STARTS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Puts `n` files of 4 KiB with eight clients, a tenth of them with one, and pushes as many to
 /// olareg, which syncs nothing.
@@ -57,16 +53,17 @@ pub(crate) fn measure(bench: &Bench<'_>, n: usize) -> Result<Section> {
     };
     let theirs = || {
         let files = small_files(n)?;
-        let (address, olareg, home) = start_olareg(bench)?;
+        let olareg = Server::peer(bench.programs, bench.dir, Peer::Olareg)?;
         cache::settle();
-        let connected = async || Registry::connect(address, "bench".to_owned()).await;
-        let push = async |registry: &mut Registry, title: String, bytes: Bytes| {
-            registry.push_file(&title, bytes).await
+        let connected = async || {
+            let mut registry = Registry::connect(olareg.at(), "bench").await?;
+            registry.push_config().await?;
+            Ok(registry)
         };
-        let time = all_at_once(N_CLIENTS, files, connected, push);
-        drop(olareg);
-        fs::remove_dir_all(&home).doing("removing olareg's files")?;
-        time
+        let push = async |registry: &mut Registry, title: String, bytes: Bytes| {
+            registry.push_artifact(&title, &Blob::of(bytes)).await.map(drop)
+        };
+        all_at_once(N_CLIENTS, files, connected, push)
     };
     let n_alone = (n / FEWER).max(1);
     let series = in_turns(
@@ -121,27 +118,4 @@ fn all_at_once<C>(
     let last = times.iter().map(|(_, ended)| *ended).max();
     let span = first.zip(last).map(|(first, last)| last - first);
     span.ok_or_else(|| Failed("nobody did anything".to_owned()))
-}
-
-/// A registry on loopback, with its files in a folder of its own.
-fn start_olareg(bench: &Bench<'_>) -> Result<(SocketAddr, Running, PathBuf)> {
-    let home = bench.dir.join("olareg");
-    let _ = fs::remove_dir_all(&home);
-    fs::create_dir_all(&home).doing("making a folder for olareg")?;
-    // Free a moment ago; olareg cannot be told to choose one itself.
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
-    let address = free.doing("looking for a free port")?;
-    let port = address.port().to_string();
-    let dir = home.to_string_lossy();
-    let arguments = ["serve", "--addr", "127.0.0.1", "--port", &port, "--dir", &dir];
-    let log = bench.dir.join("olareg.log");
-    let olareg = bench.programs.start("olareg", &arguments, &log)?;
-    let begun = Instant::now();
-    while TcpStream::connect(address).is_err() {
-        if begun.elapsed() > STARTS_WITHIN {
-            return Err(Failed(format!("olareg does not listen, see {}", log.display())));
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok((address, olareg, home))
 }
