@@ -348,6 +348,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_guesses_passwords_is_one_among_those_who_say_theirs() {
+        let bridge = bridge();
+        let mut held = Vec::new();
+        for whom in (1..).map(Whom::Uid).take(password_jobs()) {
+            held.push(bridge.place(Kind::Password, whom).await.expect("a place"));
+        }
+        let served = Mutex::new(Vec::new());
+        let ask = async |whom| {
+            let place = bridge.place(Kind::Password, whom).await.expect("a place");
+            served.lock().expect("a lock").push(whom);
+            drop(place);
+        };
+        let (guesser, polite) = (Whom::Uid(1), Whom::Uid(99));
+        let free = async {
+            tokio::task::yield_now().await;
+            drop(held);
+        };
+        tokio::join!(ask(polite), ask(guesser), ask(guesser), ask(guesser), free);
+        let served = served.into_inner().expect("a lock");
+        assert_eq!((served.len(), served[0]), (4, polite));
+    }
+
+    #[tokio::test]
     async fn a_job_is_told_when_nobody_waits_for_it_any_more() {
         let bridge = bridge();
         let wanted = Wanted::default();

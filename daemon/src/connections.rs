@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(whose(&seats[0]), ada);
         // Her third one: the idlest of hers gives way, and when none is idle she has to wait.
         assert!(all.belongs_to(seats[1].id(), ada));
-        assert!(all.lock()[&seats[2].id()].is_leaving);
+        assert!(all.lock()[&seats[0].id()].is_leaving);
         let (fourth, _) = all.sit(stranger).expect("a seat");
         seats.iter().for_each(|seat| seat.pulse().begin_request());
         assert!(!all.belongs_to(fourth.id(), ada));

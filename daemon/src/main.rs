@@ -134,6 +134,7 @@ async fn serve(
         Some((listener, front)) => {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
             tell(&listener, &front);
+            tell_of_rules(&app, &front);
             Some((listener, front))
         }
         None => None,
@@ -180,6 +181,15 @@ fn tell(listener: &tokio::net::TcpListener, front: &Front) {
     }
 }
 
+/// A rule for a user who is not there gives nobody anything: its name may be misspelt.
+fn tell_of_rules(app: &App, front: &Front) {
+    let users = front.login.users();
+    let is_there = |user: &str| users.as_ref().is_some_and(|users| users.has(user));
+    for user in app.policy.registry_users().filter(|user| !is_there(user)) {
+        tracing::warn!(user, "a rule is for a user of the registry who is not there");
+    }
+}
+
 /// Reads anew what the listener needs and its keeper may change while it runs.
 async fn reload(app: &App, front: Option<Arc<Front>>) {
     let Some(front) = front else {
@@ -187,9 +197,13 @@ async fn reload(app: &App, front: Option<Arc<Front>>) {
         return;
     };
     let own = Whom::Uid(nix::unistd::Uid::effective().as_raw());
-    let read = move || Ok(front.reload());
+    let reloaded = front.clone();
+    let read = move || Ok(reloaded.reload());
     match app.bridge.run(bridge::Kind::Short, own, read).await {
-        Ok(Ok(())) => tracing::info!("certificate and users were read anew"),
+        Ok(Ok(())) => {
+            tracing::info!("certificate and users were read anew");
+            tell_of_rules(app, &front);
+        }
         Ok(Err((key, reason))) => tracing::error!(key, reason, "it stays as it was"),
         Err(problem) => tracing::error!(%problem, "certificate and users stay as they were"),
     }

@@ -334,6 +334,14 @@ impl Policy {
         self.rules_of(peer).any(|rule| rule.may.has(Right::Admin))
     }
 
+    /// The users of the registry that rules name.
+    pub fn registry_users(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().filter_map(|rule| match &rule.who {
+            Who::RegistryUser(name) => Some(&**name),
+            _ => None,
+        })
+    }
+
     /// What the peer may do, by pattern.
     pub fn summary(&self, peer: &Peer) -> Vec<(String, Rights)> {
         let mut summary = BTreeMap::<String, Rights>::new();
