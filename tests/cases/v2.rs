@@ -14,6 +14,7 @@ mod referrers;
 mod rot;
 mod tags;
 mod uploads;
+mod within;
 
 use cas::digest::{Algorithm, Digest};
 use serde_json::{Value, json};

@@ -18,7 +18,7 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
     ask.record.digest = Some(digest);
     let repository = repository(ask, &target);
     let look = move || {
-        let told = |error| inside(error, &repository, Kind::BlobUnknown, &digest);
+        let told = |error| inside(error, (&repository, &target), Kind::BlobUnknown, &digest);
         Ok(repository.blob(&digest).map_err(told)?.size())
     };
     let size = job(ask, bridge::Kind::Short, look).await?;
