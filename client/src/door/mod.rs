@@ -3,7 +3,7 @@
 //! | room | owns |
 //! |---|---|
 //! | `listener` | the port and its connections |
-//! | `relay` | one request: let in or not, carried to the daemon |
+//! | `relay`, `bodies` | one request: let in or not, carried to the daemon; what it carries |
 //! | `credential`, `certificate` | what is made for one command |
 //! | `patient` | the end of those who do not read |
 //! | `tools`, `logins` | what the tools find: variables and files; formats of logins |
@@ -12,6 +12,7 @@
 //!
 //! Nothing here knows what a registry is: that is the daemon's.
 
+mod bodies;
 mod certificate;
 pub(crate) mod command;
 mod credential;
