@@ -33,9 +33,12 @@ oras        v1.2.3   go-module   oras.land/oras                         /cmd/ora
 olareg      v0.1.2   go-module   github.com/olareg/olareg               /cmd/olareg
 registry    v3.1.2   go-install  github.com/distribution/distribution/v3 /cmd/registry
 syft        v1.52.0  go-install  github.com/anchore/syft                /cmd/syft
+cosign      v3.1.3   go-install  github.com/sigstore/cosign/v3          /cmd/cosign
+cosign2     v2.6.5   go-install  github.com/sigstore/cosign/v2          /cmd/cosign
 skopeo      -        debian      skopeo                                 -
 umoci       -        debian      umoci                                  -
 buildah     -        debian      buildah                                -
+podman      -        debian      podman                                 -
 '
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -89,7 +92,9 @@ build() { # name version kind module program
     mkdir -p "$work/out/bin" || return 1
     case $3 in
     go-install)
-        GOBIN="$work/out/bin" CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' "$4$5@$2" ;;
+        GOBIN="$work/out/bin" CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' "$4$5@$2" || return 1
+        # Two versions of one program are two peers, each by a name of its own.
+        [ "${5##*/}" = "$1" ] || mv "$work/out/bin/${5##*/}" "$work/out/bin/$1" ;;
     go-module)
         mkdir -p "$work/module" &&
             cd "$work/module" &&

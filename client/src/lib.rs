@@ -21,6 +21,7 @@
 mod bridge;
 pub mod cli;
 mod connection;
+mod door;
 mod get;
 mod hearing;
 mod payload;

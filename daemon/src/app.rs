@@ -88,7 +88,7 @@ impl App {
         for upload in self.store.uploads()? {
             let repository = upload.repository();
             let (workspace, repository) = (repository.workspace(), repository.name());
-            let target = Target { workspace: workspace.clone(), repository: repository.clone() };
+            let target = Target::new(workspace.clone(), repository.clone());
             let owner = upload.owner().to_owned();
             self.uploads.adopt(upload.id().clone(), &owner, &target, upload);
         }

@@ -11,6 +11,7 @@
 
 mod beside;
 mod crash;
+mod exec;
 mod keeping;
 mod life;
 mod memory;

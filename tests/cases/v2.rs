@@ -16,6 +16,7 @@ mod tags;
 mod tcp;
 mod tcp_clients;
 mod uploads;
+mod within;
 
 use cas::digest::{Algorithm, Digest};
 use serde_json::{Value, json};

@@ -4,6 +4,7 @@
 //! go to standard output, everything else (progress, notes, errors) to standard error.
 
 mod doctor;
+mod exec;
 mod gc;
 mod get;
 mod ls;
@@ -28,6 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use wire::Code;
 use wire::api::{DEFAULT_SOCKET, DEFAULT_WORKSPACE, ErrorBody};
 
+use crate::door::command::Signals;
 use crate::pool::Client;
 use crate::problem::Error;
 
@@ -93,6 +95,7 @@ enum Verb {
     Retire(retire::Retire),
     Gc(gc::Gc),
     Doctor(doctor::Doctor),
+    Exec(exec::Exec),
     /// Lists the exit codes
     #[command(hide = true, after_help = exit_codes())]
     ExitCodes,
@@ -127,6 +130,15 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Code::Usage.exit() } else { 0 });
         }
     };
+    // Before there is a second thread.
+    let signals = match &bond.verb {
+        Verb::Exec(_) => match Signals::take() {
+            Ok(signals) => Some(signals),
+            Err(error) => return fail(bond.common.format, &error),
+        },
+        _ => None,
+    };
+    let is_passed_on = signals.is_some();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = match runtime {
@@ -139,8 +151,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let context = Context { common: bond.common };
     let end = runtime.block_on(async {
         tokio::select! {
-            end = act(&context, bond.verb) => end,
-            signal = interrupted() => Ok(ExitCode::from(128 + signal)),
+            end = act(&context, bond.verb, signals) => end,
+            signal = interrupted(), if !is_passed_on => Ok(ExitCode::from(128 + signal)),
         }
     });
     // What was interrupted puts its files away; a read of standard input cannot be ended.
@@ -148,7 +160,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     end.unwrap_or_else(|error| fail(context.common.format, &error))
 }
 
-async fn act(context: &Context, verb: Verb) -> Result<ExitCode, Error> {
+async fn act(context: &Context, verb: Verb, signals: Option<Signals>) -> Result<ExitCode, Error> {
     match verb {
         Verb::Put(put) => put.run(context).await,
         Verb::Get(get) => get.run(context).await,
@@ -161,6 +173,11 @@ async fn act(context: &Context, verb: Verb) -> Result<ExitCode, Error> {
         Verb::Retire(retire) => retire.run(context).await,
         Verb::Gc(gc) => gc.run(context).await,
         Verb::Doctor(doctor) => doctor.run(context).await,
+        Verb::Exec(exec) => {
+            // They were taken before there was a second thread.
+            let signals = signals.map_or_else(Signals::take, Ok)?;
+            exec.run(context, signals).await
+        }
         Verb::ExitCodes => say::text(&exit_codes()).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -198,7 +215,11 @@ fn exit_codes() -> String {
     for code in Code::ALL {
         text.push_str(&format!("{:>4}  {:<20} {}\n", code.exit(), code.name(), code.meaning()));
     }
-    text.push_str(" 130  interrupted (SIGINT)\n 143  terminated (SIGTERM)\n");
+    text.push_str(" 130  interrupted (SIGINT)\n 143  terminated (SIGTERM)\n\n");
+    text.push_str(
+        "`bond exec` ends with the code of its command: 128 and its number for a signal, 127 for a\n\
+         command that is not there, 126 for one that cannot be run.\n",
+    );
     text
 }
 

@@ -35,6 +35,9 @@ use crate::code::Problem;
 pub const DESCRIPTORS: &str = "bonded-descriptors";
 /// How many descriptors the asker can take with the answer; at most one.
 pub const ACCEPT_DESCRIPTORS: &str = "bonded-accept-descriptors";
+/// The workspace within which the names of a request under `/v2/`, and of its answer, are written;
+/// without it a name begins with its workspace. Heard on the socket alone.
+pub const WORKSPACE: &str = "bonded-workspace";
 /// Where the daemon listens when nobody says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/bonded/bonded.sock";
 /// The workspace when none is named.

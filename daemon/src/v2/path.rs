@@ -1,7 +1,8 @@
 //! Paths of the front door: which form a path has, which repository it names, and what in it.
 //!
 //! A repository's name may hold any number of segments, some of which are words of the API, so a
-//! path is read from its end. The first segment of a name is the workspace. Nothing here knows of
+//! path is read from its end. The first segment of a name is the workspace, unless the request is
+//! made within one: then names are written without it, in the answer too. Nothing here knows of
 //! methods, rights or the store.
 
 use std::fmt;
@@ -43,13 +44,24 @@ pub struct Path<'a> {
     last: &'a str,
 }
 
-/// A repository of a workspace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A repository of a workspace, and how the client writes its name. Whoever writes it for the
+/// client writes it the same way.
+#[derive(Clone, Debug)]
 pub struct Target {
     /// The workspace.
     pub workspace: Workspace,
     /// The repository in it.
     pub repository: RepositoryName,
+    spelling: Spelling,
+}
+
+/// How a repository's name is written.
+#[derive(Clone, Copy, Debug)]
+enum Spelling {
+    /// The workspace, a slash, the repository.
+    Whole,
+    /// The repository alone: the request is made within its workspace.
+    Within,
 }
 
 /// Whether a request changes something: what cannot be there is unknown to a reader and invalid to
@@ -115,12 +127,12 @@ pub fn parse(path: &str) -> Option<Path<'_>> {
 // === impl Path ===
 
 impl Path<'_> {
-    /// The repository that it names.
+    /// The repository that it names, in a request that is made within a workspace or within none.
     ///
     /// # Errors
     /// [`Kind::NameInvalid`] outside the grammar. A name without a workspace is
     /// [`Kind::NameUnknown`] to a reader and [`Kind::NameInvalid`] to a writer.
-    pub fn target(&self, access: Access) -> Result<Target, Fault> {
+    pub fn target(&self, access: Access, within: Option<&Workspace>) -> Result<Target, Fault> {
         let mut name = String::with_capacity(self.name.len());
         for segment in self.name.split('/') {
             let segment = percent_decode_str(segment).decode_utf8();
@@ -132,7 +144,10 @@ impl Path<'_> {
             }
             name.push_str(&segment);
         }
-        Target::parse(&name, access)
+        match within {
+            None => Target::parse(&name, access),
+            Some(workspace) => Target::within(workspace, &name),
+        }
     }
 
     /// The segment at the `*`, decoded.
@@ -194,7 +209,35 @@ impl Target {
             );
             return Err(Fault::new(kind, message));
         };
-        Ok(Target { workspace: parsed(workspace)?, repository: parsed(repository)? })
+        Ok(Target::new(parsed(workspace)?, parsed(repository)?))
+    }
+
+    /// A repository that nobody wrote as a name.
+    pub fn new(workspace: Workspace, repository: RepositoryName) -> Target {
+        Target { workspace, repository, spelling: Spelling::Whole }
+    }
+
+    /// Reads a name that is written within a workspace: the repository alone.
+    ///
+    /// # Errors
+    /// [`Kind::NameInvalid`] outside the grammar, or when the whole name is too long.
+    pub fn within(workspace: &Workspace, name: &str) -> Result<Target, Fault> {
+        if workspace.as_str().len() + 1 + name.len() > MOST_NAME {
+            return Err(invalid(name, "with its workspace it has more than 255 bytes"));
+        }
+        let (workspace, repository) = (workspace.clone(), parsed(name)?);
+        Ok(Target { workspace, repository, spelling: Spelling::Within })
+    }
+
+    /// Reads another name of the same request, which is written as this one was.
+    ///
+    /// # Errors
+    /// As [`Path::target`], for a reader.
+    pub fn beside(&self, name: &str) -> Result<Target, Fault> {
+        match self.spelling {
+            Spelling::Whole => Target::parse(name, Access::Read),
+            Spelling::Within => Target::within(&self.workspace, name),
+        }
     }
 
     /// Where one of its blobs is.
@@ -215,9 +258,21 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.workspace, self.repository)
+        match self.spelling {
+            Spelling::Whole => write!(f, "{}/{}", self.workspace, self.repository),
+            Spelling::Within => write!(f, "{}", self.repository),
+        }
     }
 }
+
+/// A repository is the same however its name is written.
+impl PartialEq for Target {
+    fn eq(&self, other: &Target) -> bool {
+        self.workspace == other.workspace && self.repository == other.repository
+    }
+}
+
+impl Eq for Target {}
 
 /// A digest as a client writes it.
 ///
@@ -299,7 +354,7 @@ mod tests {
         let target = |name: &str, access| {
             let path = format!("/v2/{name}/tags/list");
             let read = parse(&path).unwrap_or_else(|| panic!("{path} has no form"));
-            read.target(access).map(|t| t.to_string()).map_err(|f| (f.kind, f.message))
+            read.target(access, None).map(|t| t.to_string()).map_err(|f| (f.kind, f.message))
         };
         let long = format!("w/{}", "a".repeat(253));
         for name in ["w/r", "w/a/b/c", "w/a__b/c.d-e", "ci-1/blobs/uploads", &long] {
@@ -336,6 +391,31 @@ mod tests {
             assert_eq!(refused, kind);
             assert!(message.contains("workspace"), "{message}");
         }
+    }
+
+    #[test]
+    fn within_a_workspace_names_are_written_without_it() {
+        let workspace: Workspace = "w".parse().expect("a workspace");
+        let target = |name: &str| {
+            let path = format!("/v2/{name}/tags/list");
+            let read = parse(&path).unwrap_or_else(|| panic!("{path} has no form"));
+            read.target(Access::Write, Some(&workspace))
+        };
+        for name in ["app", "a/b/c", "w", "%61pp"] {
+            let target = target(name).unwrap_or_else(|fault| panic!("{name}: {fault:?}"));
+            let written = name.replace("%61", "a");
+            assert_eq!((target.workspace.as_str(), target.to_string()), ("w", written.clone()));
+            let whole = Target::parse(&format!("w/{written}"), Access::Read).expect("a name");
+            assert_eq!(target, whole, "it is the same repository");
+            assert_eq!(target.upload("1"), format!("/v2/{written}/blobs/uploads/1"));
+            assert_eq!(target.beside("b").expect("a name").to_string(), "b");
+            assert_eq!(whole.beside("v/b").expect("a name").to_string(), "v/b");
+            assert!(whole.beside("b").is_err());
+        }
+        for name in ["..", "w/..", "App", "a%2fb", "_x", "sha256", &"a".repeat(254)] {
+            assert_eq!(target(name).expect_err(name).kind, Kind::NameInvalid, "{name}");
+        }
+        assert!(target(&"a".repeat(253)).is_ok());
     }
 
     #[test]

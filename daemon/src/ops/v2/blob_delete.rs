@@ -16,7 +16,7 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
     ask.record.digest = Some(digest);
     let repository = repository(ask, &target);
     let delete = move || {
-        let told = |error| inside(error, &repository, Kind::BlobUnknown, &digest);
+        let told = |error| inside(error, (&repository, &target), Kind::BlobUnknown, &digest);
         repository.delete_blob(&digest).map_err(told)
     };
     job(ask, bridge::Kind::Short, delete).await?;

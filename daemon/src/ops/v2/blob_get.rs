@@ -20,7 +20,7 @@ use crate::outgoing::{self, Outgoing};
 use crate::policy::Right;
 use crate::status;
 use crate::v2::fault::{Fault, Kind};
-use crate::v2::path::Access;
+use crate::v2::path::{Access, Target};
 use crate::v2::range::{self, Part};
 
 /// Blobs up to this are read whole by the job that finds them, and go out as they are.
@@ -37,9 +37,9 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
     let digest = path(ask)?.digest()?;
     ask.record.digest = Some(digest);
     let (repository, wanted) = (repository(ask, &target), wanted(ask, &digest));
-    let sought = repository.clone();
+    let (sought, named) = (repository.clone(), target.clone());
     let find = move || {
-        let told = |error| inside(error, &sought, Kind::BlobUnknown, &digest);
+        let told = |error| inside(error, (&sought, &named), Kind::BlobUnknown, &digest);
         let held = sought.blob(&digest).map_err(told)?;
         if held.size() > AT_ONCE {
             return Ok(Found::Large(Box::new(held)));
@@ -63,7 +63,9 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
             let bytes = Bytes::from(bytes).slice(within(part.start)..within(part.end));
             in_part(Answer::bytes(status::PART, bytes), &digest, &part, size)
         }
-        (Part::Bytes(part), Found::Large(_)) => cut(ask, repository, digest, part, size).await,
+        (Part::Bytes(part), Found::Large(_)) => {
+            cut(ask, (repository, target), digest, part, size).await
+        }
         (Part::OutOfReach, _) => {
             let message = format!("the blob has {size} bytes");
             let fault = Fault::new(Kind::OutOfReach, message);
@@ -93,7 +95,7 @@ async fn whole(ask: &Ask, held: Held, digest: Digest) -> Result<Answer, Fault> {
 
 async fn cut(
     ask: &Ask,
-    repository: Repository,
+    (repository, target): (Repository, Target),
     digest: Digest,
     part: Range<u64>,
     size: u64,
@@ -101,7 +103,8 @@ async fn cut(
     let check = move |stop: &Stop| {
         let repository = repository.stopped_by(stop);
         let checked = repository.blob(&digest).and_then(Held::checked);
-        Ok(checked.map_err(|error| inside(error, &repository, Kind::BlobUnknown, &digest)))
+        Ok(checked
+            .map_err(|error| inside(error, (&repository, &target), Kind::BlobUnknown, &digest)))
     };
     let blob = ask.run_while_wanted(bridge::Kind::Hashing, check).await??;
     let left = part.clone();

@@ -20,7 +20,7 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
     // Who is told that it is there does not bring it again: no gc may take it in the next moment.
     let half_over = ask.app.leases_over() + ask.app.lease_ns() / 2;
     let look = move || {
-        let told = |error| inside(error, &repository, Kind::BlobUnknown, &digest);
+        let told = |error| inside(error, (&repository, &target), Kind::BlobUnknown, &digest);
         let held = repository.blob(&digest).map_err(told)?;
         held.renew(half_over);
         Ok(held.size())

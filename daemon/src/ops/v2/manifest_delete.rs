@@ -24,7 +24,9 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
             Reference::Tag(tag) => repository.delete_tag(tag),
             Reference::Digest(digest) => repository.delete_manifest(digest),
         };
-        done.map_err(|error| inside(error, &repository, Kind::ManifestUnknown, &reference))
+        done.map_err(|error| {
+            inside(error, (&repository, &target), Kind::ManifestUnknown, &reference)
+        })
     };
     job(ask, bridge::Kind::Short, delete).await?;
     Ok(Answer::empty(status::ACCEPTED))

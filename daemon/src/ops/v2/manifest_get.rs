@@ -25,7 +25,7 @@ pub(super) async fn find(ask: &mut Ask) -> Result<Held, Fault> {
     let reference = path(ask)?.reference(Access::Read)?;
     let repository = repository(ask, &target);
     let look = move || {
-        let told = |error| inside(error, &repository, Kind::ManifestUnknown, &reference);
+        let told = |error| inside(error, (&repository, &target), Kind::ManifestUnknown, &reference);
         repository.manifest(&reference).map_err(told)
     };
     let found = job(ask, bridge::Kind::Short, look).await?;

@@ -7,7 +7,9 @@ use std::fmt::Display;
 
 use cas::Repository;
 use cas::digest::Digest;
+use cas::workspace::Workspace;
 use http::{HeaderName, HeaderValue, header};
+use wire::api::WORKSPACE;
 
 use crate::answer::Answer;
 use crate::ask::{Ask, Door};
@@ -87,10 +89,32 @@ async fn admit(op: Op, ask: &mut Ask) -> Result<(), Fault> {
             ask.caller.peer = peer;
         }
     }
+    within(ask)?;
     match ask.descriptor {
         None => Ok(()),
         Some(_) => Err(Fault::new(Kind::Unsupported, "no request under /v2/ takes a descriptor")),
     }
+}
+
+/// The workspace within which the request is made, if it says so.
+///
+/// Rights do not hang on it. Off the socket it is refused and not passed over: who believes to be
+/// within a workspace would push into another one.
+fn within(ask: &Ask) -> Result<Option<Workspace>, Fault> {
+    let mut told = ask.head.headers.get_all(WORKSPACE).iter();
+    let Some(name) = told.next() else {
+        return Ok(None);
+    };
+    if !matches!(ask.caller.door, Door::Socket) {
+        let message = format!("{WORKSPACE} is heard on the socket alone");
+        return Err(Fault::new(Kind::Unsupported, message));
+    }
+    if told.next().is_some() {
+        return Err(Fault::new(Kind::Unsupported, format!("{WORKSPACE} comes once")));
+    }
+    let name = name.to_str().unwrap_or_default();
+    let name = name.parse::<Workspace>();
+    name.map(Some).map_err(|error| Fault::new(Kind::NameInvalid, error.to_string()))
 }
 
 async fn dispatch(op: Op, ask: &mut Ask) -> Result<Answer, Fault> {
@@ -140,7 +164,8 @@ fn query(ask: &Ask) -> Result<Query, Fault> {
 
 /// The repository that the path names, where the peer may do this.
 fn target(ask: &mut Ask, access: Access, right: Right) -> Result<Target, Fault> {
-    let target = path(ask)?.target(access)?;
+    let within = within(ask)?;
+    let target = path(ask)?.target(access, within.as_ref())?;
     ask.record.workspace = Some(target.workspace.to_string());
     let rights = ask.app.policy.rights(&ask.caller.peer, target.workspace.as_str());
     if rights.has(right) {
@@ -170,14 +195,18 @@ fn no_repository(target: &Target) -> Fault {
 }
 
 /// An error of the store about something in a repository; `kind` when it is not there.
-fn inside(error: cas::Error, repository: &Repository, kind: Kind, what: &dyn Display) -> Fault {
+fn inside(
+    error: cas::Error,
+    (repository, target): (&Repository, &Target),
+    kind: Kind,
+    what: &dyn Display,
+) -> Fault {
     let cas::Error::NotFound { .. } = error else {
         return Fault::from(error);
     };
-    let name = format!("{}/{}", repository.workspace(), repository.name());
     match repository.is_known() {
-        Ok(true) => Fault::new(kind, format!("{what} is not in {name}")),
-        Ok(false) => Fault::new(Kind::NameUnknown, format!("there is no repository {name}")),
+        Ok(true) => Fault::new(kind, format!("{what} is not in {target}")),
+        Ok(false) => no_repository(target),
         Err(error) => Fault::from(error),
     }
 }

@@ -60,7 +60,7 @@ async fn mount(
     let from = match from.filter(|name| !name.is_empty()) {
         None => None,
         // No mount crosses workspaces, and what is no name has nothing: the client uploads then.
-        Some(name) => match Target::parse(name, Access::Read) {
+        Some(name) => match target.beside(name) {
             Ok(from) if from.workspace == target.workspace => Some(from.repository),
             Ok(_) | Err(_) => return Ok(false),
         },

@@ -1,0 +1,151 @@
+//! How a command is started, told of signals, and ended.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tests::peers::need;
+use tests::programs::run_with;
+use tests::{Home, run};
+use wire::Code;
+
+use super::Bench;
+
+#[test]
+fn the_exit_code_is_the_commands() {
+    let bench = Bench::new("");
+    bench.write("plain", "no program");
+    let script = bench.write("no-interpreter", "#!/nowhere/sh\n");
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    for (words, code, says) in [
+        (&["true"][..], 0, ""),
+        (&["false"], 1, ""),
+        (&["sh", "-c", "exit 77"], 77, ""),
+        (&["sh", "-c", "exit 255"], 255, ""),
+        // Not one of ours, though the number is.
+        (&["sh", "-c", "exit 3"], 3, ""),
+        (&["sh", "-c", "kill -TERM $$"], 143, ""),
+        (&["sh", "-c", "kill -KILL $$"], 137, ""),
+        (&["no-such-command"], 127, "bond: no-such-command: there is no such command"),
+        (&["./nowhere/x"], 127, "bond: ./nowhere/x"),
+        (&["./no-interpreter"], 127, "bond: ./no-interpreter"),
+        (&["./plain"], 126, "bond: ./plain: Permission denied"),
+        (&["/"], 126, "bond: /: Permission denied"),
+        // What follows the command is the command's, be it an option of ours.
+        (&["sh", "-c", "exit $#", "sh", "--workspace", "x", "--help"], 3, ""),
+    ] {
+        let ran = run(&mut bench.exec(words));
+        assert_eq!((ran.code, ran.err.contains(says)), (Some(code), true), "{}", ran.told());
+        assert_eq!(says.is_empty(), ran.err.is_empty(), "{}", ran.told());
+    }
+}
+
+#[test]
+fn streams_and_words_are_the_commands() {
+    let bench = Bench::new("");
+    let input = std::fs::File::open(bench.write("input", "what comes in\n")).unwrap();
+    let script = "cat; echo $1 >&2; echo $BOND_WORKSPACE; bond ls --format json";
+    let mut command = bench.exec(&["sh", "-c", script, "sh", "a word"]);
+    let own = tests::programs::own("bond");
+    let path = format!("{}:{}", own.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    command.env("PATH", path);
+    let ran = run_with(&mut command, input).ok();
+    assert_eq!(ran.lines()[..2], ["what comes in", "ci"], "{}", ran.told());
+    assert_eq!(ran.err, "a word\n");
+}
+
+#[test]
+fn without_a_daemon_or_a_command_nothing_is_started() {
+    let home = Home::new("");
+    let marker = home.folder().join("marker");
+    let touch = ["exec", "--", "touch", marker.to_str().unwrap()];
+    run(home.bond().args(touch)).fails(Code::Unreachable).says(&["bonded cannot be reached"]);
+    assert!(!marker.exists());
+    let bench = Bench::new("");
+    for words in [&["exec"][..], &["exec", "--"], &["exec", "--no-such-option", "true"]] {
+        run(&mut bench.daemon.command(words)).fails(Code::Usage);
+    }
+    bench.daemon.bond(&["--workspace", "..", "exec", "true"]).fails(Code::NameInvalid);
+    // The same with everything right.
+    bench.daemon.bond(&touch).ok();
+    assert!(marker.exists());
+}
+
+/// A command that says when it is ready.
+fn ready(mut command: Command) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    (child, out)
+}
+
+#[test]
+fn signals_reach_the_command() {
+    let bench = Bench::new("");
+    for (signal, name) in [
+        (Signal::SIGTERM, "TERM"),
+        (Signal::SIGINT, "INT"),
+        (Signal::SIGHUP, "HUP"),
+        (Signal::SIGQUIT, "QUIT"),
+        (Signal::SIGUSR1, "USR1"),
+        (Signal::SIGUSR2, "USR2"),
+    ] {
+        // One that knows what to do, and one that is ended.
+        let heard = format!("trap 'exit 42' {name}; echo ready; while :; do sleep 0.02; done");
+        for (words, code) in [
+            (&["sh", "-c", &heard][..], 42),
+            (&["sh", "-c", "echo ready; exec sleep 60"], 128 + signal as i32),
+        ] {
+            let (mut child, _out) = ready(bench.exec(words));
+            kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+            let status = child.wait().unwrap();
+            assert_eq!(status.code(), Some(code), "{signal} {words:?}");
+        }
+    }
+}
+
+#[test]
+fn signals_are_for_the_command_as_they_were_for_bond() {
+    let bench = Bench::new("");
+    let words = ["grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status"];
+    let plain = run(Command::new(words[0]).args(&words[1..])).ok();
+    let within = run(&mut bench.exec(&words)).ok();
+    assert_eq!(within.text(), plain.text());
+}
+
+#[test]
+fn what_a_terminal_says_is_heard_once() {
+    let Some(script) = need("exec, what_a_terminal_says", "script") else { return };
+    let bench = Bench::new("");
+    bench.write(
+        "heard.sh",
+        "trap 'echo heard >>heard' INT\necho ready\n\
+         while [ ! -e heard ]; do sleep 0.05; done\nsleep 0.5\nexit 5\n",
+    );
+    let exec = bench.exec(&["sh", "heard.sh"]);
+    let mut command = Command::new(script);
+    let words: Vec<_> = std::iter::once(exec.get_program()).chain(exec.get_args()).collect();
+    let words: Vec<_> = words.iter().map(|word| word.to_str().unwrap()).collect();
+    command.args(["-qefc", &words.join(" "), "/dev/null"]).current_dir(bench.folder.path());
+    for (name, value) in exec.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut keys = child.stdin.take().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert_eq!(line.trim_end(), "ready");
+    keys.write_all(b"\x03").unwrap();
+    keys.flush().unwrap();
+    let status = child.wait().unwrap();
+    let heard = std::fs::read_to_string(bench.at("heard")).unwrap();
+    assert_eq!((status.code(), heard.as_str()), (Some(5), "heard\n"));
+}
