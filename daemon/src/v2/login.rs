@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -32,8 +32,10 @@ const FIRST_DELAY: Duration = Duration::from_secs(1);
 const MOST_DELAY: Duration = Duration::from_secs(8);
 /// An address without a failure for so long begins anew.
 const FORGOTTEN: Duration = Duration::from_secs(600);
-/// Addresses whose failures are remembered; beyond it the oldest is forgotten.
-const MOST_ADDRESSES: usize = 4096;
+/// Failures that are remembered; beyond it the oldest is forgotten.
+const MOST_FAILURES: usize = 4096;
+/// Whoever would wait longer for its next try is told to come back.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whom the listener lets in.
 #[derive(Debug)]
@@ -73,9 +75,18 @@ struct Credentials {
     password: Vec<u8>,
 }
 
-/// Failures by address.
+/// Failures by address, which says how late one is answered, and by address and name, which says when
+/// that name may be tried from there again: who hangs up instead of waiting gains nothing by it.
 #[derive(Debug, Default)]
-struct Failures(Mutex<HashMap<Whom, (u32, Instant)>>);
+struct Failures(Mutex<HashMap<(Whom, Option<Digest>), Failed>>);
+
+#[derive(Debug)]
+struct Failed {
+    n_times: u32,
+    last: Instant,
+    /// When the next try may begin.
+    next: Instant,
+}
 
 // === impl Login ===
 
@@ -196,6 +207,12 @@ impl Visitor {
         let Credentials { name, password } = said;
         let (among, called) = (users.clone(), name.clone());
         let verify = move || Ok(among.verify(&called, &password));
+        let tried = Digest::of(name.as_bytes());
+        let Some(turn) = self.login.failures.turn(stranger, tried, Instant::now()) else {
+            let message = "this name was tried too often with a wrong password";
+            return Err(Fault::new(Kind::TooMany, message));
+        };
+        tokio::time::sleep(turn).await;
         let place = bridge::Kind::Password;
         let is_right = app.bridge.run(place, stranger, verify).await?;
         app.metrics.password_checks.fetch_add(1, Ordering::Relaxed);
@@ -203,9 +220,11 @@ impl Visitor {
             app.metrics.logins_refused.fetch_add(1, Ordering::Relaxed);
             let user = users.has(&name).then_some(&*name);
             tracing::warn!(from = %self.address, user, "a name or password is wrong");
-            tokio::time::sleep(self.login.failures.one_more(stranger, Instant::now())).await;
+            let delay = self.login.failures.one_more(stranger, tried, Instant::now());
+            tokio::time::sleep(delay).await;
             return Err(unauthorized("the name or the password is wrong"));
         }
+        self.login.failures.forget(stranger, tried);
         let peer = Arc::new(Peer::user(&name));
         if !app.connections.belongs_to(connection, peer.whom()) {
             let message = format!("{name} has too many connections open");
@@ -256,25 +275,63 @@ impl Credentials {
 
 impl Failures {
     /// Notes one more, and says how late it is answered.
-    fn one_more(&self, whom: Whom, now: Instant) -> Duration {
-        let mut by = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_over = |last: Instant| now.saturating_duration_since(last) > FORGOTTEN;
-        if by.len() >= MOST_ADDRESSES && !by.contains_key(&whom) {
-            by.retain(|_, (_, last)| !is_over(*last));
-            if by.len() >= MOST_ADDRESSES
-                && let Some(oldest) = by.iter().min_by_key(|(_, (_, last))| *last).map(|(w, _)| *w)
-            {
-                by.remove(&oldest);
-            }
-        }
-        let (n_failures, last) = by.entry(whom).or_insert((0, now));
-        if is_over(*last) {
-            *n_failures = 0;
-        }
-        let delay = FIRST_DELAY * (1 << (*n_failures).min(16));
-        (*n_failures, *last) = (n_failures.saturating_add(1), now);
-        delay.min(MOST_DELAY)
+    fn one_more(&self, whom: Whom, name: Digest, now: Instant) -> Duration {
+        let mut all = self.lock();
+        let of_address = note(&mut all, (whom, None), now);
+        let delay = FIRST_DELAY * (1 << (of_address.n_times - 1).min(16));
+        let delay = delay.min(MOST_DELAY);
+        let of_name = note(&mut all, (whom, Some(name)), now);
+        of_name.next = of_name.next.max(now + delay);
+        delay
     }
+
+    /// How long somebody there has to wait who tries this name now; `None` when that is too long.
+    /// Those who try it at the same time get a turn each, one after the other.
+    fn turn(&self, whom: Whom, name: Digest, now: Instant) -> Option<Duration> {
+        let mut all = self.lock();
+        let Some(failed) = all.get_mut(&(whom, Some(name))) else {
+            return Some(Duration::ZERO);
+        };
+        let wait = failed.next.saturating_duration_since(now);
+        if wait > PATIENCE {
+            return None;
+        }
+        failed.next = now + wait + FIRST_DELAY;
+        Some(wait)
+    }
+
+    /// A name whose password was said from there may be tried at once.
+    fn forget(&self, whom: Whom, name: Digest) {
+        self.lock().remove(&(whom, Some(name)));
+    }
+
+    /// No code panics while it holds the lock.
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Whom, Option<Digest>), Failed>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts one more failure, and makes room for it when there is none.
+fn note(
+    all: &mut HashMap<(Whom, Option<Digest>), Failed>,
+    key: (Whom, Option<Digest>),
+    now: Instant,
+) -> &mut Failed {
+    let is_over = |failed: &Failed| now.saturating_duration_since(failed.last) > FORGOTTEN;
+    if all.len() >= MOST_FAILURES && !all.contains_key(&key) {
+        all.retain(|_, failed| !is_over(failed));
+        if all.len() >= MOST_FAILURES
+            && let Some(oldest) = all.iter().min_by_key(|(_, failed)| failed.last).map(|(k, _)| *k)
+        {
+            all.remove(&oldest);
+        }
+    }
+    let failed = all.entry(key).or_insert(Failed { n_times: 0, last: now, next: now });
+    if is_over(failed) {
+        failed.n_times = 0;
+    }
+    (failed.n_times, failed.last) = (failed.n_times.saturating_add(1), now);
+    failed
 }
 
 #[cfg(test)]
@@ -314,19 +371,42 @@ mod tests {
     fn failures_of_one_address_are_answered_later_and_later_and_then_forgotten() {
         let (failures, now) = (Failures::default(), Instant::now());
         let address = |n: u32| Whom::stranger(IpAddr::from(n.to_be_bytes()));
+        let name = Digest::of(b"ada");
         let delays: Vec<u64> =
-            (0..6).map(|_| failures.one_more(address(0), now).as_secs()).collect();
+            (0..6).map(|_| failures.one_more(address(0), name, now).as_secs()).collect();
         assert_eq!(delays, [1, 2, 4, 8, 8, 8]);
-        assert_eq!(failures.one_more(address(1), now), FIRST_DELAY);
+        assert_eq!(failures.one_more(address(1), name, now), FIRST_DELAY);
         let later = now + FORGOTTEN + Duration::from_secs(1);
-        assert_eq!(failures.one_more(address(0), later), FIRST_DELAY);
-        assert_eq!(failures.one_more(address(0), later), 2 * FIRST_DELAY);
+        assert_eq!(failures.one_more(address(0), name, later), FIRST_DELAY);
+        assert_eq!(failures.one_more(address(0), name, later), 2 * FIRST_DELAY);
         for n in 0..10_000 {
-            failures.one_more(address(n + 10), later + Duration::from_millis(n.into()));
+            let now = later + Duration::from_millis(n.into());
+            failures.one_more(address(n + 10), name, now);
         }
-        let by = failures.0.lock().expect("a lock");
-        assert_eq!(by.len(), MOST_ADDRESSES);
-        assert!(by.contains_key(&address(10_009)) && !by.contains_key(&address(10)));
+        let all = failures.lock();
+        assert_eq!(all.len(), MOST_FAILURES);
+        let has = |n| all.contains_key(&(address(n), Some(name)));
+        assert!(has(10_009) && !has(10));
+    }
+
+    #[test]
+    fn who_hangs_up_instead_of_waiting_waits_at_the_next_try() {
+        let (failures, now) = (Failures::default(), Instant::now());
+        let [here, there] = [1, 2].map(|n| Whom::stranger(IpAddr::from([192, 0, 2, n])));
+        let [ada, bob] = ["ada", "bob"].map(|name| Digest::of(name.as_bytes()));
+        let turn = |whom, name, now| failures.turn(whom, name, now).map(|wait| wait.as_secs());
+        assert_eq!(turn(here, ada, now), Some(0));
+        failures.one_more(here, ada, now);
+        // Each of several at once gets a turn of its own, until that takes too long.
+        let turns: Vec<_> = (0..12).map(|_| turn(here, ada, now)).collect();
+        let expected: Vec<_> = (1..=12).map(|n| (n <= 10).then_some(n)).collect();
+        assert_eq!(turns, expected);
+        // Another name, and another address, has nothing to do with it.
+        assert_eq!((turn(here, bob, now), turn(there, ada, now)), (Some(0), Some(0)));
+        // Who waited for the answer may try at once.
+        assert_eq!(turn(here, ada, now + Duration::from_secs(11)), Some(0));
+        failures.forget(here, ada);
+        assert_eq!(turn(here, ada, now), Some(0));
     }
 
     #[test]
