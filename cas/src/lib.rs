@@ -39,6 +39,7 @@ pub use draft::{Draft, Receipt, Taken, Tally};
 pub use error::{Damage, DamageKind, Error};
 pub use index::Facts;
 pub use keeper::{Collected, Observation, Retired};
+pub use reader::Verified;
 pub use repository::{Held, Push, Pushed, Repository, Upload};
 pub use sealed::{Checked, CheckedBlob, Reached, Sealed};
 pub use source::Source;
