@@ -34,6 +34,24 @@ pub fn drop(files: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
+/// Gives the room of a folder's large files back and leaves its names: a filesystem looks for free
+/// inodes among those that were deleted just now, and whoever is measured next would pay for that.
+pub fn hollow_out(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, Ok(metadata)) = (entry.path(), entry.metadata()) else { continue };
+        if metadata.is_dir() {
+            hollow_out(&path);
+        } else if metadata.is_file() && metadata.len() > HOLLOWED_FROM {
+            // What cannot be made smaller goes with all the rest.
+            let _ = fs::set_permissions(&path, fs::Permissions::from_mode(0o600));
+            let _ = File::options().write(true).open(&path).and_then(|file| file.set_len(0));
+        }
+    }
+}
+
+const HOLLOWED_FROM: u64 = 64 << 10;
+
 /// Waits until what was written, deleted and discarded before is done with, so that the next one
 /// who is measured does not pay for it.
 pub fn settle() {

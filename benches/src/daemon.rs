@@ -19,10 +19,12 @@ pub use crate::usage::Usage;
 /// How long a daemon may take to listen.
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
 
-/// A daemon, gone with its store when it is dropped.
+/// A daemon, gone with its store when it is dropped, unless it was started on loopback: then the
+/// store is for others to remove.
 pub struct Daemon<'a> {
     programs: &'a Programs,
     running: Option<Running>,
+    keeps_store: bool,
     home: PathBuf,
 }
 
@@ -40,14 +42,17 @@ impl<'a> Daemon<'a> {
     /// # Errors
     /// When it does not come up.
     pub fn start_on_loopback(programs: &'a Programs, dir: &Path) -> Result<Daemon<'a>> {
-        Daemon::start_with(programs, dir, &["--listen", "127.0.0.1:0", "--allow-anonymous"])
+        let words = ["--listen", "127.0.0.1:0", "--allow-anonymous"];
+        let mut daemon = Daemon::start_with(programs, dir, &words)?;
+        daemon.keeps_store = true;
+        Ok(daemon)
     }
 
     fn start_with(programs: &'a Programs, dir: &Path, words: &[&str]) -> Result<Daemon<'a>> {
         let home = dir.join("bonded");
         let _ = fs::remove_dir_all(&home);
         fs::create_dir_all(&home).doing("making a home for bonded")?;
-        let mut daemon = Daemon { programs, running: None, home };
+        let mut daemon = Daemon { programs, running: None, keeps_store: false, home };
         let (store, socket) = (daemon.store(), daemon.socket());
         let mut arguments =
             vec!["--store".as_ref(), store.as_os_str(), "--socket".as_ref(), socket.as_os_str()];
@@ -161,6 +166,8 @@ impl<'a> Daemon<'a> {
 impl Drop for Daemon<'_> {
     fn drop(&mut self) {
         drop(self.running.take());
-        let _ = fs::remove_dir_all(&self.home);
+        if !self.keeps_store {
+            let _ = fs::remove_dir_all(&self.home);
+        }
     }
 }

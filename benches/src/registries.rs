@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::UsageWho;
 
+use crate::cache;
 use crate::daemon::Daemon;
 use crate::measure::{Doing, Failed, Result};
 use crate::programs::{Programs, Running};
@@ -42,28 +43,29 @@ impl Peer {
     }
 }
 
-/// A registry that runs. One that was started here is gone with its files when this is dropped.
+/// A registry that runs. One that was started here ends when this is dropped; its files stay where
+/// they are, hollowed out, until somebody removes the folder.
 pub struct Server<'a> {
     at: At,
     own: Option<Own<'a>>,
 }
 
 enum Own<'a> {
-    Bonded(Daemon<'a>),
+    Bonded(Daemon<'a>, #[expect(dead_code, reason = "only its end is of use")] Folder),
     Peer(Running, #[expect(dead_code, reason = "only its end is of use")] Folder),
 }
 
-/// A folder that goes when this is dropped.
+/// A folder that is hollowed out when this is dropped.
 struct Folder(PathBuf);
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        cache::hollow_out(&self.0);
     }
 }
 
 impl<'a> Server<'a> {
-    /// `bonded`, asked over loopback or over its Unix socket.
+    /// `bonded` with a store in `dir`, asked over loopback or over its Unix socket.
     ///
     /// # Errors
     /// When it does not come up.
@@ -73,7 +75,8 @@ impl<'a> Server<'a> {
             true => At::Socket(daemon.socket()),
             false => At::Tcp(daemon.address()?),
         };
-        Ok(Server { at, own: Some(Own::Bonded(daemon)) })
+        let folder = Folder(daemon.store());
+        Ok(Server { at, own: Some(Own::Bonded(daemon, folder)) })
     }
 
     /// One that runs already.
@@ -81,7 +84,7 @@ impl<'a> Server<'a> {
         Server { at: At::Tcp(address), own: None }
     }
 
-    /// A peer.
+    /// A peer with its files in `dir`.
     ///
     /// # Errors
     /// When it is not here or does not come up.
@@ -131,7 +134,7 @@ impl<'a> Server<'a> {
     /// The socket of `bonded`, where it is that.
     pub fn socket(&self) -> Option<PathBuf> {
         match &self.own {
-            Some(Own::Bonded(daemon)) => Some(daemon.socket()),
+            Some(Own::Bonded(daemon, _)) => Some(daemon.socket()),
             Some(Own::Peer(..)) | None => None,
         }
     }
@@ -142,7 +145,7 @@ impl<'a> Server<'a> {
     /// When it has ended.
     pub fn usage(&self) -> Result<Option<Usage>> {
         let pid = match &self.own {
-            Some(Own::Bonded(daemon)) => daemon.pid(),
+            Some(Own::Bonded(daemon, _)) => daemon.pid(),
             Some(Own::Peer(running, _)) => running.pid(),
             None => return Ok(None),
         };

@@ -43,6 +43,7 @@ pub use index::Facts;
 pub use keeper::{Collected, Observation, Retired};
 pub use leases::{Count, Leases, Listed};
 pub use repository::{Held, Push, Pushed, Repository, Upload, UploadId};
+pub use reader::Verified;
 pub use sealed::{Checked, CheckedBlob, Reached, Sealed};
 pub use source::Source;
 pub use stop::Stop;

@@ -22,8 +22,9 @@ const N_LANES: usize = 3;
 const N_BUFFERS: usize = 2;
 /// Lanes of all files at once: so many threads and buffers are there at most.
 const MOST_LANES: usize = 24;
-/// Bytes that [`Verified`] keeps back until the digest agrees.
-const WITHHELD: usize = 64 << 10;
+/// Bytes of a stream that are read, hashed and handed on at once: so many are kept back until the
+/// digest agrees.
+const VERIFIED_STEP: usize = 128 << 10;
 
 /// Hashes a file whole and says how many bytes it saw; one that is longer than `size` is not read
 /// to its end. Ends early when told to stop.
@@ -156,6 +157,10 @@ pub(crate) fn read_small(file: &dyn File, size: u64) -> io::Result<Option<Vec<u8
 
 /// A blob as a stream that hashes as it goes. Its last bytes come out only once the digest of all
 /// of them agrees: who gets a complete answer got the right bytes.
+///
+/// What was read goes out in the buffer that it was read into, and a buffer is as large as what is
+/// left: small blobs are many, and pages that are mapped and cleared for nothing cost them more than
+/// hashing does.
 pub struct Verified {
     file: Box<dyn File>,
     digest: Digest,
@@ -163,9 +168,11 @@ pub struct Verified {
     hasher: Option<Hasher>,
     /// How far the file was read.
     at: u64,
-    buffer: Vec<u8>,
-    /// The part of `buffer` that may go out.
-    ready: std::ops::Range<usize>,
+    /// Hashed, and kept back until there is more, or the digest agrees.
+    withheld: Vec<u8>,
+    /// What may go out to whoever reads, from `n_taken` on.
+    ready: Vec<u8>,
+    n_taken: usize,
     on_rot: Option<Box<dyn FnOnce() + Send>>,
 }
 
@@ -182,8 +189,9 @@ impl Verified {
             size,
             hasher: Some(Hasher::new(digest.algorithm())),
             at: 0,
-            buffer: Vec::new(),
-            ready: 0..0,
+            withheld: Vec::new(),
+            ready: Vec::new(),
+            n_taken: 0,
             on_rot: Some(on_rot),
         }
     }
@@ -193,34 +201,70 @@ impl Verified {
         self.size
     }
 
-    /// Reads on until something may go out: everything but a tail, or at the end the tail.
-    fn advance(&mut self) -> io::Result<()> {
-        let Some(hasher) = &mut self.hasher else { return Ok(()) };
-        self.buffer.drain(..self.ready.end);
-        let kept = self.buffer.len();
-        self.buffer.resize(kept + STEP, 0);
-        let n = match fill(&*self.file, &mut self.buffer[kept..], self.at) {
+    /// The next bytes, in a buffer of their own, 128 KiB at most; none at the end.
+    ///
+    /// # Errors
+    /// `InvalidData` for a blob that turned out damaged, and whatever the disk says.
+    pub fn chunk(&mut self) -> io::Result<Vec<u8>> {
+        if self.n_taken > 0 {
+            self.ready.drain(..self.n_taken);
+            self.n_taken = 0;
+        }
+        while self.ready.is_empty() && self.advance()? {}
+        Ok(std::mem::take(&mut self.ready))
+    }
+
+    /// All that is left.
+    ///
+    /// # Errors
+    /// Like [`Verified::chunk`].
+    pub fn whole(mut self) -> io::Result<Vec<u8>> {
+        let mut all = self.chunk()?;
+        loop {
+            match self.chunk()? {
+                more if more.is_empty() => return Ok(all),
+                more => all.extend_from_slice(&more),
+            }
+        }
+    }
+
+    /// Reads on, and says whether there may be more; a whole buffer at least is kept back, or all
+    /// that there is, until the digest agrees.
+    fn advance(&mut self) -> io::Result<bool> {
+        let Some(hasher) = &mut self.hasher else {
+            return match self.on_rot {
+                Some(_) => {
+                    self.ready = std::mem::take(&mut self.withheld);
+                    Ok(!self.ready.is_empty())
+                }
+                None => Err(io::ErrorKind::InvalidData.into()),
+            };
+        };
+        let left = usize::try_from(self.size.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        // One more than is left, so that a file that grew shows.
+        let step = VERIFIED_STEP.min(left.saturating_add(1));
+        let mut bytes = vec![0; step];
+        let n = match fill(&*self.file, &mut bytes, self.at) {
             Ok(n) => n,
             Err(error) => {
                 // Nothing more comes out of this, whoever asks again.
-                (self.hasher, self.on_rot, self.ready) = (None, None, 0..0);
+                (self.hasher, self.on_rot) = (None, None);
                 return Err(error);
             }
         };
-        self.buffer.truncate(kept + n);
-        hasher.update(&self.buffer[kept..]);
+        bytes.truncate(n);
+        hasher.update(&bytes);
         self.at += n as u64;
-        if n == STEP && self.at <= self.size {
-            self.ready = 0..self.buffer.len() - WITHHELD;
-            return Ok(());
+        if n == step && self.at <= self.size {
+            self.ready = std::mem::replace(&mut self.withheld, bytes);
+            return Ok(true);
         }
         let actual = self.hasher.take().map(Hasher::finish);
         if self.at == self.size && actual == Some(self.digest) {
-            self.ready = 0..self.buffer.len();
-            return Ok(());
+            self.ready = std::mem::replace(&mut self.withheld, bytes);
+            return Ok(true);
         }
-        self.ready = 0..0;
-        self.buffer = Vec::new();
+        self.withheld = Vec::new();
         if let Some(on_rot) = self.on_rot.take() {
             on_rot();
         }
@@ -230,19 +274,103 @@ impl Verified {
 
 impl Read for Verified {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.ready.is_empty() {
-            if self.hasher.is_none() {
-                return match self.on_rot {
-                    Some(_) => Ok(0),
-                    None => Err(io::ErrorKind::InvalidData.into()),
-                };
-            }
-            self.advance()?;
+        if self.n_taken == self.ready.len() {
+            (self.ready, self.n_taken) = (self.chunk()?, 0);
         }
-        let n = buf.len().min(self.ready.len());
-        let from = self.ready.start;
-        buf[..n].copy_from_slice(&self.buffer[from..from + n]);
-        self.ready.start += n;
+        let n = buf.len().min(self.ready.len() - self.n_taken);
+        buf[..n].copy_from_slice(&self.ready[self.n_taken..self.n_taken + n]);
+        self.n_taken += n;
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::SimDisk;
+    use crate::disk::{Create, Disk, RelPath, write_all_at};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    /// A stream of these bytes under that digest, and whether it said that they are rotten.
+    fn stream(bytes: &[u8], digest: Digest, size: u64) -> (Verified, Arc<AtomicBool>) {
+        let disk = SimDisk::new();
+        let path = RelPath::new("blob");
+        let file = disk.create(&path, Create::Buffered).expect("a file");
+        write_all_at(&*file, bytes, 0).expect("written");
+        let told = Arc::new(AtomicBool::new(false));
+        let on_rot = {
+            let told = Arc::clone(&told);
+            Box::new(move || told.store(true, Ordering::Relaxed))
+        };
+        (Verified::new(disk.open(&path).expect("open"), digest, size, on_rot), told)
+    }
+
+    fn bytes(n: usize) -> Vec<u8> {
+        (0..n).map(|i| (i * 31 % 251) as u8).collect()
+    }
+
+    const SIZES: [usize; 9] = [
+        0,
+        1,
+        4096,
+        VERIFIED_STEP - 1,
+        VERIFIED_STEP,
+        VERIFIED_STEP + 1,
+        2 * VERIFIED_STEP - 1,
+        2 * VERIFIED_STEP,
+        3 * VERIFIED_STEP + 5,
+    ];
+
+    #[test]
+    fn good_bytes_come_whole_whichever_way_they_are_taken() {
+        for n in SIZES {
+            let (bytes, size) = (bytes(n), n as u64);
+            let good = || stream(&bytes, Digest::of(&bytes), size).0;
+            assert_eq!(good().whole().expect("whole"), bytes, "{n}");
+            let mut read = Vec::new();
+            good().read_to_end(&mut read).expect("read");
+            assert_eq!(read, bytes, "{n}");
+            // Some by reading, the rest in chunks.
+            let (mut mixed, mut some) = (good(), vec![0; n.min(100)]);
+            mixed.read_exact(&mut some).expect("some");
+            some.extend(mixed.whole().expect("the rest"));
+            assert_eq!(some, bytes, "{n}");
+        }
+    }
+
+    #[test]
+    fn wrong_bytes_never_come_whole() {
+        for n in SIZES {
+            let good = bytes(n);
+            let (digest, size) = (Digest::of(&good), n as u64);
+            let mut longer = good.clone();
+            longer.push(7);
+            let mut wrong = vec![("longer", longer)];
+            if n > 0 {
+                wrong.push(("shorter", good[..n - 1].to_vec()));
+                for at in [0, n / 2, n - 1] {
+                    let mut flipped = good.clone();
+                    flipped[at] ^= 1;
+                    wrong.push(("flipped", flipped));
+                }
+            }
+            for (what, bytes) in wrong {
+                let (mut stream, told) = stream(&bytes, digest, size);
+                let mut came = 0;
+                let error = loop {
+                    match stream.chunk() {
+                        Ok(chunk) if chunk.is_empty() => panic!("{n} bytes, {what}: an end"),
+                        Ok(chunk) => came += chunk.len(),
+                        Err(error) => break error,
+                    }
+                };
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{n} bytes, {what}");
+                assert!(told.load(Ordering::Relaxed), "{n} bytes, {what}: told");
+                let most = n.saturating_sub(VERIFIED_STEP);
+                assert!(came <= most, "{n} bytes, {what}: {came} came");
+                assert!(stream.chunk().is_err(), "{n} bytes, {what}: asked again");
+            }
+        }
     }
 }

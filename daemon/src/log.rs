@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -16,6 +17,9 @@ use crate::args::LogFormat;
 
 /// Lines that wait at most.
 const QUEUE: usize = 4096;
+
+/// So long lines are gathered after some were written, to be written together.
+const TOGETHER: Duration = Duration::from_millis(2);
 
 enum Line {
     Text(Vec<u8>),
@@ -92,6 +96,9 @@ fn write_out(lines: &Receiver<Line>, n_dropped: &AtomicU64) {
             n => drop(writeln!(out, "{n} lines of the log were dropped: standard error is slow")),
         }
         let _ = out.flush();
+        // Under load lines come by the thousand a second: to be woken for each costs those who log
+        // more than to write it.
+        std::thread::sleep(TOGETHER);
     }
 }
 

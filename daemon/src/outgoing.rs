@@ -4,9 +4,11 @@
 //! before the answer begins, so that damage to a small blob is told in words; a later error ends
 //! the answer before its announced length.
 
-use std::io::{self, Read};
+use std::io;
+use std::ops::Range;
 
 use bytes::Bytes;
+use cas::{CheckedBlob, Verified};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 use wire::{Code, Problem};
@@ -19,9 +21,53 @@ const PIECE: usize = 128 << 10;
 /// Pieces between the job and the connection.
 const N_PIECES: usize = 4;
 
+/// Bytes that come piece by piece.
+pub trait Pieces: Send + 'static {
+    /// The next of them; none at the end.
+    ///
+    /// # Errors
+    /// What became of the disk, or of the bytes.
+    fn next(&mut self) -> io::Result<Bytes>;
+}
+
+impl Pieces for Verified {
+    fn next(&mut self) -> io::Result<Bytes> {
+        self.chunk().map(Bytes::from)
+    }
+}
+
+/// A part of a blob, read from the descriptor that was hashed.
+pub struct Slice {
+    /// The blob.
+    pub blob: CheckedBlob,
+    /// The part of it that is to come yet.
+    pub left: Range<u64>,
+}
+
+impl Pieces for Slice {
+    fn next(&mut self) -> io::Result<Bytes> {
+        let left = self.left.end.saturating_sub(self.left.start);
+        let mut bytes = vec![0; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match self.blob.read_at(&mut bytes[filled..], self.left.start) {
+                Ok(0) => break,
+                Ok(n) => {
+                    filled += n;
+                    self.left.start += n as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes.into())
+    }
+}
+
 /// What goes out.
 pub struct Outgoing<R, B> {
-    /// Where it is read.
+    /// Where it comes from.
     pub reader: R,
     /// How many bytes.
     pub size: u64,
@@ -39,7 +85,7 @@ pub async fn start<R, B, E>(
     open: impl FnOnce() -> Result<Outgoing<R, B>, E> + Send + 'static,
 ) -> Result<(Receiver<io::Result<Bytes>>, u64), E>
 where
-    R: Read + Send + 'static,
+    R: Pieces,
     B: FnOnce(&io::Error) -> E + Send + 'static,
     E: From<Problem> + Send + 'static,
 {
@@ -48,7 +94,7 @@ where
     let place = ask.app.bridge.place(Kind::Sending, ask.caller.peer.whom()).await?;
     place.start(move || {
         let opened = open().and_then(|Outgoing { mut reader, size, broken }| {
-            let first = piece(&mut reader, size).map_err(|error| broken(&error))?;
+            let first = reader.next().map_err(|error| broken(&error))?;
             Ok((size, first, reader))
         });
         match opened {
@@ -64,13 +110,13 @@ where
     Ok((coming, size))
 }
 
-fn pass_on(mut reader: impl Read, size: u64, first: Bytes, pieces: &Sender<io::Result<Bytes>>) {
+fn pass_on(mut reader: impl Pieces, size: u64, first: Bytes, pieces: &Sender<io::Result<Bytes>>) {
     let mut left = size.saturating_sub(first.len() as u64);
     if pieces.blocking_send(Ok(first)).is_err() {
         return;
     }
     while left > 0 {
-        let next = match piece(&mut reader, left) {
+        let next = match reader.next() {
             Ok(bytes) if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
             other => other,
         };
@@ -80,19 +126,4 @@ fn pass_on(mut reader: impl Read, size: u64, first: Bytes, pieces: &Sender<io::R
             return;
         }
     }
-}
-
-fn piece(reader: &mut impl Read, left: u64) -> io::Result<Bytes> {
-    let mut bytes = vec![0; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match reader.read(&mut bytes[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.truncate(filled);
-    Ok(bytes.into())
 }

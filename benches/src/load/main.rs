@@ -15,6 +15,7 @@ mod crowd;
 mod section;
 mod work;
 
+use std::cell::Cell;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -113,6 +114,10 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<bool> {
     fs::create_dir_all(&args.dir).doing(format!("making {}", args.dir.display()))?;
     let dir = fs::canonicalize(&args.dir).doing(format!("finding {}", args.dir.display()))?;
+    // What earlier runs left behind, and at the end what this one did.
+    let dir = dir.join("load");
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).doing(format!("making {}", dir.display()))?;
     let machine = machine(&dir);
     println!("{machine}\n");
     println!(
@@ -132,6 +137,7 @@ fn run(args: &Args) -> Result<bool> {
         },
         peers: peers(&args.peers),
         foreign: args.registry.clone(),
+        n_dirs: Cell::new(0),
     };
     let mut errors = Errors::default();
     let mut sections = Vec::new();
@@ -154,6 +160,7 @@ fn run(args: &Args) -> Result<bool> {
         let json = table::json(&machine, setting.n_rounds, &sections)?;
         fs::write(path, json).doing(format!("writing {}", path.display()))?;
     }
+    let _ = fs::remove_dir_all(&dir);
     Ok(!errors.any_of_bonded())
 }
 

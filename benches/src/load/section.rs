@@ -1,14 +1,15 @@
 //! One work with so many clients: every registry in turns, and what the table says of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use benches::measure::{Contestant, Failed, Result, Series, in_turns};
+use benches::measure::{Contestant, Doing, Failed, Result, Series, in_turns};
 use benches::programs::Programs;
 use benches::registries::{Peer, Server};
 use benches::table::{Row, Section, Target};
@@ -30,6 +31,17 @@ pub(crate) struct Setting<'a> {
     pub(crate) bounds: Bounds,
     pub(crate) peers: Vec<Peer>,
     pub(crate) foreign: Vec<SocketAddr>,
+    pub(crate) n_dirs: Cell<usize>,
+}
+
+impl Setting<'_> {
+    /// A new folder for one server.
+    fn next_dir(&self) -> Result<PathBuf> {
+        self.n_dirs.set(self.n_dirs.get() + 1);
+        let dir = self.dir.join(self.n_dirs.get().to_string());
+        fs::create_dir_all(&dir).doing(format!("making {}", dir.display()))?;
+        Ok(dir)
+    }
 }
 
 /// Who does the work.
@@ -75,8 +87,8 @@ impl Contender {
         matches!(self, Contender::Peer(_) | Contender::Foreign(_))
     }
 
-    fn start<'a>(self, setting: &Setting<'a>) -> Result<Server<'a>> {
-        let Setting { programs, dir, .. } = setting;
+    fn start<'a>(self, setting: &Setting<'a>, dir: &Path) -> Result<Server<'a>> {
+        let programs = setting.programs;
         match self {
             Contender::Bonded => Server::bonded(programs, dir, false),
             Contender::Socket | Contender::Descriptors => Server::bonded(programs, dir, true),
@@ -176,7 +188,7 @@ fn once(
     work: Work,
     n_clients: usize,
 ) -> Result<Outcome> {
-    let server = contender.start(setting)?;
+    let server = contender.start(setting, &setting.next_dir()?)?;
     let mut bounds = setting.bounds;
     if matches!(work, Work::Push(Size::Large) | Work::Pull(Size::Large)) {
         bounds.time *= LONGER;

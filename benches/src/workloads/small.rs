@@ -1,6 +1,7 @@
 //! Many small artifacts: each whole and durable before the next one of the same client.
 
 use std::cell::Cell;
+use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -63,7 +64,10 @@ pub(crate) fn measure(bench: &Bench<'_>, n: usize) -> Result<Section> {
         let push = async |registry: &mut Registry, title: String, bytes: Bytes| {
             registry.push_artifact(&title, &Blob::of(bytes)).await.map(drop)
         };
-        all_at_once(N_CLIENTS, files, connected, push)
+        let time = all_at_once(N_CLIENTS, files, connected, push);
+        drop(olareg);
+        fs::remove_dir_all(bench.dir.join("olareg")).doing("removing olareg's files")?;
+        time
     };
     let n_alone = (n / FEWER).max(1);
     let series = in_turns(

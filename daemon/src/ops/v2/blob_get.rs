@@ -2,12 +2,12 @@
 //! wrong bytes in it: the last ones come only after the digest of all of them agrees, and a range
 //! comes from a descriptor that was just hashed to its end.
 
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
 
 use bytes::Bytes;
 use cas::digest::Digest;
-use cas::{CheckedBlob, Held, Repository, Stop};
+use cas::{Held, Repository, Stop};
 use http::header;
 use wire::Problem;
 
@@ -16,7 +16,7 @@ use super::{inside, job, path, quoted, repository, target, text};
 use crate::answer::Answer;
 use crate::ask::Ask;
 use crate::bridge;
-use crate::outgoing::{self, Outgoing};
+use crate::outgoing::{self, Outgoing, Slice};
 use crate::policy::Right;
 use crate::status;
 use crate::v2::fault::{Fault, Kind};
@@ -44,9 +44,8 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
         if held.size() > AT_ONCE {
             return Ok(Found::Large(Box::new(held)));
         }
-        let mut bytes = Vec::new();
-        let read = held.stream().map_err(told)?.read_to_end(&mut bytes);
-        read.map(|_| Found::Small(bytes)).map_err(|error| broken(&digest, &error))
+        let read = held.stream().map_err(told)?.whole();
+        read.map(Found::Small).map_err(|error| broken(&digest, &error))
     };
     let found = job(ask, bridge::Kind::Short, find).await?;
     let size = match &found {
@@ -120,22 +119,6 @@ async fn cut(
 fn in_part(answer: Answer, digest: &Digest, part: &Range<u64>, size: u64) -> Result<Answer, Fault> {
     let shown = format!("bytes {}-{}/{size}", part.start, part.end.saturating_sub(1));
     Ok(described(answer, digest)?.header(header::CONTENT_RANGE, text(&shown)?))
-}
-
-/// A part of a blob, read from the descriptor that was hashed.
-struct Slice {
-    blob: CheckedBlob,
-    left: Range<u64>,
-}
-
-impl Read for Slice {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.left.end - self.left.start).unwrap_or(usize::MAX);
-        let most = buf.len().min(left);
-        let n = self.blob.read_at(&mut buf[..most], self.left.start)?;
-        self.left.start += n as u64;
-        Ok(n)
-    }
 }
 
 /// A blob that failed before its first piece. The reader found out and had it quarantined.
