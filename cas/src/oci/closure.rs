@@ -106,8 +106,17 @@ pub fn walk<E: From<Refusal>>(
         (Err(error), true, _) => Err(error),
         (_, _, Some(mismatch)) => Err(mismatch.into()),
         (Err(error), _, None) => Err(error),
-        (Ok(()), _, None) => Ok(Closure { nodes: walk.nodes.into_iter().flatten().collect() }),
+        (Ok(_), _, None) => Ok(Closure { nodes: walk.nodes.into_iter().flatten().collect() }),
     }
+}
+
+/// What stands at a digest that was met.
+#[derive(Clone, Copy)]
+enum Met {
+    /// A blob, at this place among the nodes.
+    Blob(usize),
+    /// A document with so many documents on top of each other, itself counted.
+    Document(usize),
 }
 
 struct Walk<'a, E> {
@@ -115,8 +124,8 @@ struct Walk<'a, E> {
     fetch: &'a mut dyn FnMut(&Descriptor) -> Result<Vec<u8>, E>,
     /// `None` where a blob turned out to be a manifest that comes later.
     nodes: Vec<Option<Node>>,
-    /// Each digest already met: the size that was claimed, and where it stands if it is a blob.
-    met: HashMap<Digest, (u64, Option<usize>)>,
+    /// Each digest already met: the size that was claimed, and what it is.
+    met: HashMap<Digest, (u64, Met)>,
     /// The documents from the root down to the one being read.
     above: Vec<Digest>,
     n_entries: usize,
@@ -127,7 +136,8 @@ struct Walk<'a, E> {
 }
 
 impl<E: From<Refusal>> Walk<'_, E> {
-    fn document(&mut self, claim: &Descriptor) -> Result<(), E> {
+    /// How high the documents below and at `claim` stand.
+    fn document(&mut self, claim: &Descriptor) -> Result<usize, E> {
         let digest = claim.digest;
         if self.above.len() >= self.limits.depth {
             return Err(Refusal::TooDeep { digest, limit: self.limits.depth }.into());
@@ -151,16 +161,18 @@ impl<E: From<Refusal>> Walk<'_, E> {
             other => other?,
         };
         self.above.push(digest);
+        let mut below = 0;
         for child in manifest.children() {
-            self.child(child)?;
+            below = below.max(self.child(child)?);
         }
         self.above.pop();
-        self.met.insert(digest, (claim.size, None));
+        self.met.insert(digest, (claim.size, Met::Document(below + 1)));
         self.nodes.push(Some(Node::Manifest(Box::new(manifest))));
-        Ok(())
+        Ok(below + 1)
     }
 
-    fn child(&mut self, child: &Descriptor) -> Result<(), E> {
+    /// How high the documents below and at `child` stand; a blob is none.
+    fn child(&mut self, child: &Descriptor) -> Result<usize, E> {
         let digest = child.digest;
         if self.above.contains(&digest) {
             self.cycle = true;
@@ -171,27 +183,35 @@ impl<E: From<Refusal>> Walk<'_, E> {
             let (root, limit) = (self.above[0], self.limits.entries);
             return Err(Refusal::TooManyEntries { root, limit }.into());
         }
-        if let Some(&(actual, blob)) = self.met.get(&digest) {
+        if let Some(&(actual, met)) = self.met.get(&digest) {
             // The same bytes cannot have two sizes. A manifest that was met as a plain blob is a
             // manifest all the same, so then the blob gives way to it.
             if actual != child.size {
                 return Err(Refusal::WrongSize { digest, claimed: child.size, actual }.into());
             }
-            match blob {
-                Some(place) if child.is_manifest() => self.nodes[place] = None,
+            match met {
+                Met::Blob(place) if child.is_manifest() => self.nodes[place] = None,
                 // Who needs it once may not do without it elsewhere.
-                Some(place) if !child.may_be_absent() => {
+                Met::Blob(place) if !child.may_be_absent() => {
                     self.nodes[place] = Some(Node::Blob(child.clone()));
-                    return Ok(());
+                    return Ok(0);
                 }
-                _ => return Ok(()),
+                Met::Document(height) if child.is_manifest() => {
+                    // Met higher up, it may stand too deep here.
+                    let limit = self.limits.depth;
+                    return match self.above.len() + height <= limit {
+                        true => Ok(height),
+                        false => Err(Refusal::TooDeep { digest, limit }.into()),
+                    };
+                }
+                Met::Blob(_) | Met::Document(_) => return Ok(0),
             }
         }
         if child.is_manifest() {
             return self.document(child);
         }
-        self.met.insert(digest, (child.size, Some(self.nodes.len())));
+        self.met.insert(digest, (child.size, Met::Blob(self.nodes.len())));
         self.nodes.push(Some(Node::Blob(child.clone())));
-        Ok(())
+        Ok(0)
     }
 }

@@ -269,7 +269,8 @@ impl RawDescriptor {
 }
 
 /// Some readers fold the case of keys: to them `Layers` is `layers`, and they would see another
-/// document than we do. A key that differs from one that decides something only by its case is
+/// document than we do. Go's `encoding/json` folds as Unicode does, where two letters outside of
+/// ASCII are an `s` and a `k`. A key that differs from one that decides something only by that is
 /// refused. Only keys are looked at, and nothing is kept: the document is not believed yet.
 fn refuse_look_alikes(bytes: &[u8]) -> Result<(), String> {
     serde_json::from_slice::<DocumentKeys>(bytes).map(|DocumentKeys| ()).map_err(|e| e.to_string())
@@ -279,10 +280,20 @@ struct DocumentKeys;
 struct DescriptorKeys;
 
 fn look<E: serde::de::Error>(name: &str, keys: &[&str]) -> Result<(), E> {
-    match keys.iter().find(|key| key.eq_ignore_ascii_case(name) && **key != name) {
+    match keys.iter().find(|key| **key != name && is_folded(name, key)) {
         Some(key) => Err(E::custom(format!("the key {name:?} reads as {key:?} to some tools"))),
         None => Ok(()),
     }
+}
+
+/// Whether a name is this key, which is ASCII, to a reader that folds case.
+fn is_folded(name: &str, key: &str) -> bool {
+    let folded = name.chars().map(|c| match c {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    });
+    folded.eq(key.chars().map(|c| c.to_ascii_lowercase()))
 }
 
 impl<'de> Deserialize<'de> for DocumentKeys {
