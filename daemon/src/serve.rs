@@ -32,6 +32,7 @@ use crate::ops;
 use crate::peer::Peer;
 use crate::record::Record;
 use crate::routes::{self, Op};
+use crate::v2::{self, fault::Fault};
 
 /// Peers that are told at once that there is no room; more than that are just closed.
 const N_TURNED_AWAY: usize = 64;
@@ -191,22 +192,37 @@ fn seat<A, S>(
     }
 }
 
-/// Says "busy" in answer to the first request. To say it unasked would confuse HTTP clients.
+/// Says "busy" in answer to the first request, in the words of the plane that it asks for. To say
+/// it unasked would confuse HTTP clients.
 async fn turn_away(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let mut request = [0; 4096];
-    if stream.read(&mut request).await? == 0 {
+    let n = stream.read(&mut request).await?;
+    if n == 0 {
         return Ok(());
     }
     let problem = Problem::new(Code::Busy, "too many connections are open")
         .hint("try again when some of them are closed");
-    let status = crate::status::of(problem.code);
-    let body = serde_json::to_string(&wire::api::ErrorBody { error: problem })?;
-    let answer = format!(
+    let path = request[..n].split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    let (status, fields, body) = match std::str::from_utf8(path).is_ok_and(v2::path::is_ours) {
+        true => Fault::from(problem).answer(),
+        false => {
+            let status = crate::status::of(problem.code);
+            let body = serde_json::to_vec(&wire::api::ErrorBody { error: problem })?;
+            (status, Vec::new(), body)
+        }
+    };
+    let mut answer = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         connection: close\r\n\r\n{body}",
+         connection: close\r\n",
         body.len()
-    );
-    stream.write_all(answer.as_bytes()).await?;
+    )
+    .into_bytes();
+    for (name, value) in fields {
+        answer.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    answer.extend(b"\r\n");
+    answer.extend(body);
+    stream.write_all(&answer).await?;
     stream.shutdown().await?;
     // To close a socket with unread bytes in it would take the answer away from the peer.
     while stream.read(&mut request).await? > 0 {}

@@ -76,6 +76,8 @@ fn signed(answer: Answer) -> Answer {
 }
 
 fn admit(ask: &Ask) -> Result<(), Fault> {
+    // Whoever stands between may have read another end of such a body.
+    ask.check_coding().map_err(|problem| Fault::from(problem).with(header::CONNECTION, "close"))?;
     match ask.caller.door {
         Door::Socket => ask.check_descriptors()?,
         Door::Loopback => loopback::admit(&ask.head)?,
