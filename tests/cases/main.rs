@@ -11,6 +11,7 @@
 
 mod beside;
 mod crash;
+mod fuzz;
 mod keeping;
 mod life;
 mod memory;
