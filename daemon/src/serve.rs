@@ -38,6 +38,7 @@ use crate::routes::{self, Op};
 use crate::v2::fault::{self, Fault};
 use crate::v2::listener::Front;
 use crate::v2::login::Visitor;
+use crate::v2::path;
 
 /// Peers that are told at once that there is no room; more than that are just closed.
 const N_TURNED_AWAY: usize = 64;
@@ -126,7 +127,7 @@ fn accept(
         }
     };
     let Some(seat) = sit(app, peer.whom()) else {
-        return turn_away(stream, busy(), tasks, turning_away);
+        return turn_away(stream, busy, tasks, turning_away);
     };
     let stream = DescriptorStream::new(stream);
     let descriptors = stream.descriptors();
@@ -175,7 +176,7 @@ fn accept_tcp(
     };
     let Some(tls) = &front.tls else {
         let Some(seat) = sit(app, Whom::Anonymous) else {
-            return turn_away(stream, busy(), tasks, turning_away);
+            return turn_away(stream, busy, tasks, turning_away);
         };
         let caller = caller(Door::Plain, &seat);
         return spawn(tasks, connection(app.clone(), stream, seat, caller, told.clone()));
@@ -205,45 +206,69 @@ fn sit(app: &App, whom: Whom) -> Option<Seat> {
 /// Tells somebody why there is no connection for it, if not too many are told so already.
 fn turn_away(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    answer: String,
+    answer: fn(&[u8]) -> Vec<u8>,
     tasks: &mut JoinSet<()>,
     turning_away: &Arc<Semaphore>,
 ) {
     if let Ok(permit) = turning_away.clone().try_acquire_owned() {
         spawn(tasks, async move {
             let _permit = permit;
-            let _ = timeout(TURNED_AWAY_WITHIN, say_and_close(stream, &answer)).await;
+            let _ = timeout(TURNED_AWAY_WITHIN, say_and_close(stream, answer)).await;
         });
     }
 }
 
-fn busy() -> String {
+/// That there is no seat, in the words of the plane that the request asks for.
+fn busy(request: &[u8]) -> Vec<u8> {
     let problem = Problem::new(Code::Busy, "too many connections are open")
         .hint("try again when some of them are closed");
+    let asked = request.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    if std::str::from_utf8(asked).is_ok_and(path::is_ours) {
+        let (status, fields, body) = Fault::from(problem).answer();
+        return last_answer(status, fields, &body);
+    }
     let status = crate::status::of(problem.code);
-    let body = serde_json::to_string(&wire::api::ErrorBody { error: problem }).unwrap_or_default();
-    last_answer(status, &body)
+    let body = serde_json::to_vec(&wire::api::ErrorBody { error: problem }).unwrap_or_default();
+    last_answer(status, Vec::new(), &body)
 }
 
-/// The whole text of an answer after which the connection is closed.
-fn last_answer(status: http::StatusCode, body: &str) -> String {
-    format!(
+/// That plain HTTP is not spoken here.
+fn speaks_tls(_: &[u8]) -> Vec<u8> {
+    let message = "this port speaks TLS: ask over https";
+    let (status, fields, body) = Fault::new(fault::Kind::Unsupported, message).answer();
+    last_answer(status, fields, &body)
+}
+
+/// The whole of an answer after which the connection is closed.
+fn last_answer(
+    status: http::StatusCode,
+    fields: Vec<(http::HeaderName, http::HeaderValue)>,
+    body: &[u8],
+) -> Vec<u8> {
+    let mut answer = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         connection: close\r\n\r\n{body}",
+         connection: close\r\n",
         body.len()
     )
+    .into_bytes();
+    for (name, value) in fields {
+        answer.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    answer.extend([b"\r\n", body].concat());
+    answer
 }
 
 /// Answers the first request. To answer unasked would confuse HTTP clients.
 async fn say_and_close(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    answer: &str,
+    answer: fn(&[u8]) -> Vec<u8>,
 ) -> io::Result<()> {
     let mut request = [0; 4096];
-    if stream.read(&mut request).await? == 0 {
+    let n = stream.read(&mut request).await?;
+    if n == 0 {
         return Ok(());
     }
-    stream.write_all(answer.as_bytes()).await?;
+    stream.write_all(&answer(&request[..n])).await?;
     stream.shutdown().await?;
     // To close a socket with unread bytes in it would take the answer away from the peer.
     while stream.read(&mut request).await? > 0 {}
@@ -278,10 +303,7 @@ async fn shake_hands(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<Tls
     let mut first = [0];
     if stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase() {
         // A method of HTTP: whoever mistook the port is told so in its own words.
-        let message = "this port speaks TLS: ask over https";
-        let (status, _, body) = Fault::new(fault::Kind::Unsupported, message).answer();
-        let answer = last_answer(status, &String::from_utf8_lossy(&body));
-        let _ = timeout(TURNED_AWAY_WITHIN, say_and_close(stream, &answer)).await;
+        let _ = timeout(TURNED_AWAY_WITHIN, say_and_close(stream, speaks_tls)).await;
         return Err(io::Error::other("it spoke plain HTTP"));
     }
     acceptor.accept(stream).await

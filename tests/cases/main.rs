@@ -12,6 +12,7 @@
 mod beside;
 mod crash;
 mod exec;
+mod fuzz;
 mod keeping;
 mod life;
 mod memory;

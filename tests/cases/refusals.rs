@@ -318,6 +318,15 @@ fn rows() -> Vec<Row> {
             }
             (root, if bad { text(&image) } else { String::new() })
         }),
+        row("too deep where it is met again", TooDeep, |l, bad| {
+            let image = l.image("deep");
+            let mut chain = image.clone();
+            for _ in 1..7 + usize::from(bad) {
+                chain = l.index(&[chain]);
+            }
+            let named = if bad { text(&image) } else { String::new() };
+            (l.index(&[image, chain]), named)
+        }),
         row("cycle of one", Cycle, |l, bad| {
             let image = l.image("x");
             let root = l.index(&[image.clone()]);
@@ -390,6 +399,9 @@ fn rows() -> Vec<Row> {
         }),
         row("a key that only differs by its case", ManifestInvalid, |l, bad| {
             with_document(l, bad, |document| document["Layers"] = json!([]))
+        }),
+        row("a key that Go's JSON folds to another", ManifestInvalid, |l, bad| {
+            with_document(l, bad, |document| document["layer\u{17f}"] = json!([]))
         }),
         row("the same key twice", ManifestInvalid, |l, bad| {
             with_text(l, bad, |document| document.replacen('{', "{\"layers\":[],", 1))

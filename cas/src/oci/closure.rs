@@ -106,7 +106,7 @@ pub fn walk<E: From<Refusal>>(
         (Err(error), true, _) => Err(error),
         (_, _, Some(mismatch)) => Err(mismatch.into()),
         (Err(error), _, None) => Err(error),
-        (Ok(()), _, None) => Ok(Closure { nodes: walk.nodes.into_iter().flatten().collect() }),
+        (Ok(_), _, None) => Ok(Closure { nodes: walk.nodes.into_iter().flatten().collect() }),
     }
 }
 
@@ -115,8 +115,7 @@ struct Walk<'a, E> {
     fetch: &'a mut dyn FnMut(&Descriptor) -> Result<Vec<u8>, E>,
     /// `None` where a blob turned out to be a manifest that comes later.
     nodes: Vec<Option<Node>>,
-    /// Each digest already met: the size that was claimed, and where it stands if it is a blob.
-    met: HashMap<Digest, (u64, Option<usize>)>,
+    met: HashMap<Digest, Met>,
     /// The documents from the root down to the one being read.
     above: Vec<Digest>,
     n_entries: usize,
@@ -126,8 +125,25 @@ struct Walk<'a, E> {
     cycle: bool,
 }
 
+/// A digest that was met before.
+#[derive(Clone, Copy)]
+struct Met {
+    /// The size that was claimed.
+    size: u64,
+    as_what: As,
+}
+
+#[derive(Clone, Copy)]
+enum As {
+    /// As a blob, which stands there.
+    Blob { place: usize },
+    /// As a document, with so many on top of each other from it down.
+    Document { height: usize },
+}
+
 impl<E: From<Refusal>> Walk<'_, E> {
-    fn document(&mut self, claim: &Descriptor) -> Result<(), E> {
+    /// Reads a document and all below it; says how many stand on top of each other from it down.
+    fn document(&mut self, claim: &Descriptor) -> Result<usize, E> {
         let digest = claim.digest;
         if self.above.len() >= self.limits.depth {
             return Err(Refusal::TooDeep { digest, limit: self.limits.depth }.into());
@@ -151,16 +167,19 @@ impl<E: From<Refusal>> Walk<'_, E> {
             other => other?,
         };
         self.above.push(digest);
+        let mut height = 0;
         for child in manifest.children() {
-            self.child(child)?;
+            height = height.max(self.child(child)?);
         }
         self.above.pop();
-        self.met.insert(digest, (claim.size, None));
+        height += 1;
+        self.met.insert(digest, Met { size: claim.size, as_what: As::Document { height } });
         self.nodes.push(Some(Node::Manifest(Box::new(manifest))));
-        Ok(())
+        Ok(height)
     }
 
-    fn child(&mut self, child: &Descriptor) -> Result<(), E> {
+    /// The same for a child; a blob stands on nothing.
+    fn child(&mut self, child: &Descriptor) -> Result<usize, E> {
         let digest = child.digest;
         if self.above.contains(&digest) {
             self.cycle = true;
@@ -171,27 +190,35 @@ impl<E: From<Refusal>> Walk<'_, E> {
             let (root, limit) = (self.above[0], self.limits.entries);
             return Err(Refusal::TooManyEntries { root, limit }.into());
         }
-        if let Some(&(actual, blob)) = self.met.get(&digest) {
+        if let Some(&Met { size: actual, as_what }) = self.met.get(&digest) {
             // The same bytes cannot have two sizes. A manifest that was met as a plain blob is a
             // manifest all the same, so then the blob gives way to it.
             if actual != child.size {
                 return Err(Refusal::WrongSize { digest, claimed: child.size, actual }.into());
             }
-            match blob {
-                Some(place) if child.is_manifest() => self.nodes[place] = None,
+            match as_what {
+                As::Blob { place } if child.is_manifest() => self.nodes[place] = None,
                 // Who needs it once may not do without it elsewhere.
-                Some(place) if !child.may_be_absent() => {
-                    self.nodes[place] = Some(Node::Blob(child.clone()));
-                    return Ok(());
+                As::Blob { place } => {
+                    if !child.may_be_absent() {
+                        self.nodes[place] = Some(Node::Blob(child.clone()));
+                    }
+                    return Ok(0);
                 }
-                _ => return Ok(()),
+                // It is not read again. But below here it may stand deeper than where it was met:
+                // the limit is for those who read the artifact later, and may follow every path.
+                As::Document { height } if self.above.len() + height > self.limits.depth => {
+                    return Err(Refusal::TooDeep { digest, limit: self.limits.depth }.into());
+                }
+                As::Document { height } => return Ok(height),
             }
         }
         if child.is_manifest() {
             return self.document(child);
         }
-        self.met.insert(digest, (child.size, Some(self.nodes.len())));
+        let as_what = As::Blob { place: self.nodes.len() };
+        self.met.insert(digest, Met { size: child.size, as_what });
         self.nodes.push(Some(Node::Blob(child.clone())));
-        Ok(())
+        Ok(0)
     }
 }

@@ -106,6 +106,8 @@ impl Manifest {
         let digest = claim.digest;
         let malformed = |reason: String| Refusal::Malformed { digest, reason };
 
+        // The parser does not look into texts that it skips, and other readers refuse them.
+        std::str::from_utf8(&bytes).map_err(|error| malformed(format!("not UTF-8: {error}")))?;
         let mut parser = serde_json::Deserializer::from_slice(&bytes);
         let document = Document::deserialize(&mut parser).map_err(|e| malformed(e.to_string()))?;
         parser.end().map_err(|_| Refusal::TrailingBytes { digest })?;
@@ -278,8 +280,19 @@ fn refuse_look_alikes(bytes: &[u8]) -> Result<(), String> {
 struct DocumentKeys;
 struct DescriptorKeys;
 
+/// A letter as readers see it that fold its case. Beside the letters of ASCII, two of Unicode fold to
+/// one of those: the long s, and the sign for kelvin. Go's JSON folds them too.
+fn folded(letter: char) -> char {
+    match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    }
+}
+
 fn look<E: serde::de::Error>(name: &str, keys: &[&str]) -> Result<(), E> {
-    match keys.iter().find(|key| key.eq_ignore_ascii_case(name) && **key != name) {
+    let reads_as = |key: &str| name != key && name.chars().map(folded).eq(key.chars().map(folded));
+    match keys.iter().find(|key| reads_as(key)) {
         Some(key) => Err(E::custom(format!("the key {name:?} reads as {key:?} to some tools"))),
         None => Ok(()),
     }

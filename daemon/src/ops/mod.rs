@@ -53,6 +53,7 @@ pub async fn run(op: Op, ask: &mut Ask) -> (Answer, End) {
 }
 
 async fn dispatch(op: Op, ask: &mut Ask) -> Result<Answer, Problem> {
+    ask.check_coding()?;
     ask.check_descriptors()?;
     if !matches!(ask.caller.door, Door::Socket) {
         return Err(Problem::new(Code::NotFound, "only /v2/ is here"));
