@@ -14,6 +14,7 @@ mod crash;
 mod keeping;
 mod life;
 mod memory;
+mod openapi;
 mod power;
 mod producers;
 mod races;
