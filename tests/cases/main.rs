@@ -21,4 +21,5 @@ mod races;
 mod refusals;
 mod roundtrip;
 mod tamper;
+mod threats;
 mod v2;
