@@ -87,6 +87,10 @@ pub(crate) fn chain(folder: &RelPath) -> Vec<RelPath> {
 /// first. What is there already was perhaps made by somebody who never came to sync it.
 pub(crate) fn make_dirs(disk: &dyn Disk, path: &RelPath, mode: u32) -> Result<Vec<RelPath>, Error> {
     let above = above(path);
+    // It is there already, most of the time: then there is nothing more to ask for.
+    if disk.make_dir(path, mode).is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+        return Ok(above);
+    }
     let mut made = false;
     for _ in 0..N_TRIES {
         made = above.iter().rev().chain([path]).try_fold(true, |made, folder| {

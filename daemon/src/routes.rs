@@ -8,6 +8,7 @@ use crate::v2::path::{self, Form};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the table in `wire::api` says what each does")]
 pub enum Op {
+    OpenApi,
     Health,
     Metrics,
     Status,
@@ -59,7 +60,8 @@ const fn route(method: Method, path: &'static str, op: Op) -> Route {
     Route { method, path, op }
 }
 
-static ROUTES: [Route; 18] = [
+static ROUTES: [Route; 19] = [
+    route(Method::GET, "/v1/openapi.json", Op::OpenApi),
     route(Method::GET, "/v1/health", Op::Health),
     route(Method::GET, "/v1/metrics", Op::Metrics),
     route(Method::GET, "/v1/status", Op::Status),
@@ -112,7 +114,8 @@ static DOORS: [Door; 16] = [
 
 impl Op {
     /// Every op, in the order of their numbers.
-    pub const ALL: [Op; 34] = [
+    pub const ALL: [Op; 35] = [
+        Op::OpenApi,
         Op::Health,
         Op::Metrics,
         Op::Status,
@@ -152,6 +155,7 @@ impl Op {
     /// Its name in the log and as a label.
     pub fn name(self) -> &'static str {
         match self {
+            Op::OpenApi => "openapi",
             Op::Health => "health",
             Op::Metrics => "metrics",
             Op::Status => "status",
@@ -293,25 +297,48 @@ mod tests {
         assert_eq!(told, ours);
     }
 
-    #[test]
-    fn the_table_is_the_one_that_the_wire_promises() {
-        // The rows of the table in `wire::api`: | `METHOD /path[?query]` … |
-        let promised: Vec<(String, String)> = include_str!("../../client/wire/src/api.rs")
-            .lines()
-            .filter_map(|line| line.strip_prefix("//! | `")?.split_once(' '))
+    /// A path with `*` for every segment that a page or document has a name for.
+    fn form(path: &str) -> String {
+        let is_free = |s: &str| matches!(s, "W" | "ID" | "DIGEST") || s.starts_with('{');
+        path.split('/').map(|s| if is_free(s) { "*" } else { s }).collect::<Vec<_>>().join("/")
+    }
+
+    /// The rows of a table of routes: PREFIX`METHOD /v1/path[?query]` …
+    fn rows(page: &str, prefix: &str) -> Vec<(String, String)> {
+        page.lines()
+            .filter_map(|line| line.strip_prefix(prefix)?.split_once(' '))
             .filter_map(|(method, rest)| {
-                let path = rest.split(['?', '`', '[']).next()?;
-                let form: Vec<&str> = path
-                    .split('/')
-                    .map(|s| if matches!(s, "W" | "ID" | "DIGEST") { "*" } else { s })
-                    .collect();
-                Some((method.to_owned(), form.join("/")))
+                Some((method.to_owned(), form(rest.split(['?', '`', '[']).next()?)))
             })
-            .collect();
-        assert_eq!(promised.len(), ROUTES.len());
-        for (method, path) in promised {
-            let known = |r: &&Route| r.method.as_str() == method && r.path == path;
-            assert!(ROUTES.iter().any(|route| known(&route)), "{method} {path}");
+            .filter(|(_, path)| path.starts_with("/v1/"))
+            .collect()
+    }
+
+    #[test]
+    fn the_table_is_the_one_of_the_wire_and_of_the_documents() {
+        let mut ours: Vec<(String, String)> =
+            ROUTES.iter().map(|r| (r.method.to_string(), r.path.to_owned())).collect();
+        ours.sort();
+        let document: serde_json::Value =
+            serde_json::from_str(crate::ops::openapi::DOCUMENT).expect("a document");
+        let mut described = Vec::new();
+        for (path, operations) in document["paths"].as_object().expect("paths") {
+            for (method, operation) in operations.as_object().expect("operations") {
+                let method: Method = method.to_uppercase().parse().expect("a method");
+                described.push((method.to_string(), form(path)));
+                // Its name is the op's, and each free segment is a parameter.
+                let path = form(path).replace('*', "x");
+                assert_eq!(operation["operationId"], find(&method, &path).0.name());
+            }
+        }
+        let tables = [
+            ("wire::api", rows(include_str!("../../client/wire/src/api.rs"), "//! | `")),
+            ("docs/http.md", rows(include_str!("../../docs/http.md"), "| `")),
+            ("docs/openapi.json", described),
+        ];
+        for (whose, mut told) in tables {
+            told.sort();
+            assert_eq!(told, ours, "{whose}");
         }
     }
 

@@ -403,6 +403,21 @@ fn rows() -> Vec<Row> {
         row("a key that Go's JSON folds to another", ManifestInvalid, |l, bad| {
             with_document(l, bad, |document| document["layer\u{17f}"] = json!([]))
         }),
+        row("a key of a descriptor that Go's JSON folds to another", ManifestInvalid, |l, bad| {
+            with_document(l, bad, |document| document["config"]["\u{17f}ize"] = json!(1))
+        }),
+        row("a text that is not UTF-8 where nobody looks", ManifestInvalid, |l, bad| {
+            let (config, layer) = parts(l);
+            let mut document = manifest(&config, &[layer]);
+            document["unknown"] = json!("a");
+            let mut bytes = document.to_string().into_bytes();
+            if bad {
+                let at = bytes.windows(3).rposition(|three| three == b"\"a\"").unwrap() + 1;
+                bytes[at] = 0xf3;
+            }
+            let root = l.blob(types::IMAGE_MANIFEST, bytes);
+            (root.clone(), text(&root))
+        }),
         row("the same key twice", ManifestInvalid, |l, bad| {
             with_text(l, bad, |document| document.replacen('{', "{\"layers\":[],", 1))
         }),

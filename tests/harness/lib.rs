@@ -19,6 +19,7 @@ pub mod peers;
 pub mod programs;
 pub mod raw;
 pub mod samples;
+pub mod schema;
 pub mod tls;
 pub mod tree;
 pub mod v2;

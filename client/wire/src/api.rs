@@ -2,6 +2,7 @@
 //!
 //! | request | answer |
 //! |---|---|
+//! | `GET /v1/openapi.json` | this table, its types and its errors for machines |
 //! | `GET /v1/health` | [`Health`] |
 //! | `GET /v1/metrics` | Prometheus text |
 //! | `GET /v1/status` | [`Status`] |

@@ -27,6 +27,7 @@ mod gc;
 mod health;
 mod holders;
 mod metrics;
+pub(crate) mod openapi;
 mod refs;
 mod retire;
 mod status;
@@ -59,6 +60,7 @@ async fn dispatch(op: Op, ask: &mut Ask) -> Result<Answer, Problem> {
         return Err(Problem::new(Code::NotFound, "only /v2/ is here"));
     }
     match op {
+        Op::OpenApi => openapi::run(ask),
         Op::Health => health::run(ask),
         Op::Metrics => metrics::run(ask).await,
         Op::Status => status::run(ask).await,

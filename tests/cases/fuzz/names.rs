@@ -133,7 +133,7 @@ fn stays_below(workspace: &str, repository: &str) -> bool {
 fn judge(text: &str) -> Held {
     let Some(read) = path::parse(text) else { return Ok(false) };
     prop_assert!(path::is_ours(text), "it has a form and is not ours");
-    let (reads, writes) = (read.target(Access::Read), read.target(Access::Write));
+    let (reads, writes) = (read.target(Access::Read, None), read.target(Access::Write, None));
     prop_assert_eq!(reads.is_ok(), writes.is_ok(), "who reads and who writes see other names");
     let _ = read.upload();
     if let Ok(digest) = read.digest() {
@@ -153,8 +153,16 @@ fn judge(text: &str) -> Held {
     // What was decoded once is not decoded again, and means the same in every form.
     for form in [Form::Uploads, Form::Blob, Form::Manifest, Form::Tags, Form::Referrers] {
         let again = form.text().replace("**", &printed).replace('*', "x");
-        let again = path::parse(&again).map(|read| (read.form, read.target(Access::Read).ok()));
+        let again = path::parse(&again);
+        let again = again.map(|read| (read.form, read.target(Access::Read, None).ok()));
         prop_assert_eq!(again, Some((form, Some(target.clone()))));
+    }
+    // Written within its workspace, a name is of that workspace, whatever it says.
+    let within = path::parse(text).map(|read| read.target(Access::Write, Some(&target.workspace)));
+    if let Some(Ok(within)) = within {
+        prop_assert_eq!(&within.workspace, &target.workspace);
+        prop_assert!(stays_below(within.workspace.as_str(), within.repository.as_str()));
+        prop_assert_eq!(within.to_string(), within.repository.to_string());
     }
     Ok(true)
 }
