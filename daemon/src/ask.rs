@@ -81,24 +81,6 @@ impl Ask {
         Ask { app, caller, head, body, descriptor, record }
     }
 
-    /// Whether the body is in chunks and in no other coding: one that is not undone here would be
-    /// taken for the bytes themselves.
-    ///
-    /// # Errors
-    /// [`Code::Usage`].
-    pub fn check_coding(&self) -> Result<(), Problem> {
-        let mut codings = self.head.headers.get_all(http::header::TRANSFER_ENCODING).iter();
-        let is_chunks =
-            |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
-        match codings.next().is_none_or(is_chunks) && codings.next().is_none() {
-            true => Ok(()),
-            false => {
-                let message = "the only transfer coding that is understood is chunked, once";
-                Err(Problem::new(Code::Usage, message))
-            }
-        }
-    }
-
     /// Whether as many descriptors came as the header says.
     ///
     /// # Errors

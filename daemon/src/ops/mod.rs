@@ -2,11 +2,13 @@
 
 use cas::digest::Digest;
 use cas::workspace::Name;
+use http::{HeaderValue, header};
 use wire::api::{MOST_NAMES, OciLayoutHandle, PersistenceHandle};
 use wire::{Code, Problem};
 
 use crate::answer::Answer;
 use crate::ask::{Ask, Door};
+use crate::framing;
 use crate::metrics::{End, Metrics};
 use crate::refusal;
 use crate::routes::{self, Op};
@@ -35,7 +37,16 @@ pub mod v2;
 
 /// Runs the op of a request: what the peer is told, and how it ended.
 pub async fn run(op: Op, ask: &mut Ask) -> (Answer, End) {
-    if path::is_ours(ask.head.uri.path()) {
+    let is_at_door = path::is_ours(ask.head.uri.path());
+    if let Err(problem) = framing::check(&ask.head) {
+        let end = End::Failed(problem.code);
+        let answer = match is_at_door {
+            true => v2::told(problem.into()),
+            false => Answer::problem(problem),
+        };
+        return (answer.header(header::CONNECTION, HeaderValue::from_static("close")), end);
+    }
+    if is_at_door {
         return match v2::run(op, ask).await {
             Ok(answer) => (answer, End::Done),
             Err(fault) => {
@@ -54,7 +65,6 @@ pub async fn run(op: Op, ask: &mut Ask) -> (Answer, End) {
 }
 
 async fn dispatch(op: Op, ask: &mut Ask) -> Result<Answer, Problem> {
-    ask.check_coding()?;
     ask.check_descriptors()?;
     if !matches!(ask.caller.door, Door::Socket) {
         return Err(Problem::new(Code::NotFound, "only /v2/ is here"));

@@ -78,8 +78,6 @@ fn signed(answer: Answer) -> Answer {
 }
 
 async fn admit(op: Op, ask: &mut Ask) -> Result<(), Fault> {
-    // Whoever stands between may have read another end of such a body.
-    ask.check_coding().map_err(|problem| Fault::from(problem).with(header::CONNECTION, "close"))?;
     match ask.caller.door.clone() {
         Door::Socket => ask.check_descriptors()?,
         Door::Plain => listener::admit_unasked(&ask.head)?,
