@@ -228,8 +228,8 @@ fn judge(manifest: &Manifest, claim: &Descriptor, bytes: &[u8]) -> Result<(), Te
     let has_image = field("config").is_some() || field("layers").is_some();
     prop_assert!(field("manifests").is_some() != has_image, "it can be read in two ways");
     let (kind, lists) = match has_image {
-        true => (ManifestKind::Image, ["config", "layers"]),
-        false => (ManifestKind::Index, ["manifests", ""]),
+        true => (ManifestKind::Image, &["config", "layers"][..]),
+        false => (ManifestKind::Index, &["manifests"][..]),
     };
     prop_assert_eq!(manifest.kind(), kind);
     let is_right_type = match kind {
