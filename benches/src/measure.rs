@@ -4,6 +4,7 @@
 //! what is measured.
 
 use std::fmt;
+use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 /// Why something could not be measured, for people.
@@ -77,6 +78,7 @@ pub fn in_turns(n_rounds: usize, mut contestants: Vec<Contestant<'_>>) -> Vec<Se
         .map(|contestant| Series { name: contestant.name.clone(), times: Ok(Vec::new()) })
         .collect();
     let n = contestants.len();
+    let is_watched = std::io::stderr().is_terminal();
     for round in 0..n_rounds {
         for turn in 0..n {
             let i = (turn + round) % n;
@@ -85,10 +87,14 @@ pub fn in_turns(n_rounds: usize, mut contestants: Vec<Contestant<'_>>) -> Vec<Se
                 Ok(time) => times.push(time.as_secs_f64()),
                 Err(failed) => series[i].times = Err(failed),
             }
-            eprint!("\r  round {} of {n_rounds}: {:<60}", round + 1, series[i].name);
+            if is_watched {
+                eprint!("\r  round {} of {n_rounds}: {:<60}", round + 1, series[i].name);
+            }
         }
     }
-    eprint!("\r{:80}\r", "");
+    if is_watched {
+        eprint!("\r{:80}\r", "");
+    }
     series
 }
 
