@@ -9,12 +9,9 @@ use crate::disk::RelPath;
 use crate::error::Error;
 use crate::layout::{self, MemberKind};
 use crate::linking::Linking;
-use crate::names::{chain, make_dirs};
+use crate::names::{N_TRIES, chain, make_dirs};
 use crate::oci::{Closure, Descriptor, Manifest, Node, root_media_type};
 use crate::reader::read_small;
-
-/// How often a folder is made again because somebody tidied it away.
-const N_TRIES: usize = 16;
 
 /// Which names are made to lead to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
