@@ -124,19 +124,24 @@ fn what_a_terminal_says_is_heard_once() {
     bench.write(
         "heard.sh",
         "trap 'echo heard >>heard' INT\necho ready\n\
-         while [ ! -e heard ]; do sleep 0.05; done\nsleep 0.5\nexit 5\n",
+         i=0; while [ ! -e heard ] && [ $((i+=1)) -lt 400 ]; do sleep 0.05; done\n\
+         sleep 0.5\nexit 5\n",
     );
     let exec = bench.exec(&["sh", "heard.sh"]);
     let mut command = Command::new(script);
     let words: Vec<_> = std::iter::once(exec.get_program()).chain(exec.get_args()).collect();
     let words: Vec<_> = words.iter().map(|word| word.to_str().unwrap()).collect();
-    command.args(["-qefc", &words.join(" "), "/dev/null"]).current_dir(bench.folder.path());
+    // Ctrl-C goes to every process of the terminal: no shell may stand between and end by it, and
+    // whoever runs the tests in the background has it ignored.
+    let words = format!("exec env --default-signal=INT {}", words.join(" "));
+    command.args(["-qefc", &words, "/dev/null"]).current_dir(bench.folder.path());
     for (name, value) in exec.get_envs() {
         match value {
             Some(value) => command.env(name, value),
             None => command.env_remove(name),
         };
     }
+    command.env("SHELL", "/bin/sh");
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut keys = child.stdin.take().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
