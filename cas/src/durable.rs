@@ -2,23 +2,29 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::{Disk, RelPath};
 use crate::error::Error;
+
+/// How many syncs may be under way at once: while one waits for the disk, the next collects.
+const N_LANES: usize = 2;
+/// The numbers that somebody can wait for at once: those under way, and the one to come.
+const N_AWAITED: usize = N_LANES + 1;
 
 /// Lets many small puts share one `syncfs`.
 #[derive(Default)]
 pub(crate) struct Barrier {
     state: Mutex<State>,
-    ended: Condvar,
+    /// Who waits for a sync waits at its number, so that its end wakes nobody else.
+    ended: [Condvar; N_AWAITED],
 }
 
 #[derive(Default)]
 struct State {
     n_begun: u64,
-    n_ended: u64,
-    running: bool,
+    /// Numbers of the syncs that are under way.
+    running: Vec<u64>,
     /// Numbers of the syncs that failed. Whoever waited for one of them must not believe a later
     /// one: after a failed sync the kernel has dropped what it could not write.
     failed: BTreeSet<u64>,
@@ -87,31 +93,40 @@ impl Barrier {
     fn wait(&self, disk: &dyn Disk) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mine = state.n_begun + 1;
-        while state.n_ended < mine {
-            if state.running {
-                state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
+        while state.n_begun < mine || state.running.contains(&mine) {
+            if state.n_begun < mine && state.running.len() < N_LANES {
+                return self.sync(state, disk);
             }
-            state.running = true;
-            state.n_begun += 1;
-            let number = state.n_begun;
-            drop(state);
-            let synced = disk.sync_all();
-            state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.running = false;
-            state.n_ended = number;
-            if synced.is_err() {
-                state.failed.insert(number);
-            }
-            self.ended.notify_all();
-            if number == mine {
-                // The one who synced keeps the system's own words for what went wrong.
-                return synced;
-            }
+            state = self.at(mine).wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         match state.failed.contains(&mine) {
             true => Err(io::Error::other("a sync that others waited for as well failed")),
             false => Ok(()),
         }
+    }
+
+    /// Syncs, for all who wait for this number, and keeps the system's own words for what went wrong.
+    fn sync(&self, mut state: MutexGuard<'_, State>, disk: &dyn Disk) -> io::Result<()> {
+        state.n_begun += 1;
+        let number = state.n_begun;
+        state.running.push(number);
+        drop(state);
+        let synced = disk.sync_all();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.running.retain(|running| *running != number);
+        if synced.is_err() {
+            state.failed.insert(number);
+        }
+        let next = state.n_begun + 1;
+        drop(state);
+        self.at(number).notify_all();
+        // Of those who wait for the next one, one is to begin it.
+        self.at(next).notify_one();
+        synced
+    }
+
+    fn at(&self, number: u64) -> &Condvar {
+        let place = usize::try_from(number % N_AWAITED as u64).unwrap_or(0);
+        &self.ended[place]
     }
 }

@@ -13,7 +13,6 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
-use sled::Batch;
 
 use crate::digest::Digest;
 use crate::workspace::{Name, Workspace};
@@ -113,14 +112,15 @@ impl Index {
             if let Some(file) = &facts.file {
                 self.files.insert(key(&[workspace, file, artifact]), &[])?;
             }
-            let mut holds = Batch::default();
+            // One by one: a batch is written out at once, for an atomicity that nobody asks of an
+            // index that is thrown away after a crash.
             for (member, size) in members {
-                holds.insert(key(&[workspace, member, artifact]), &[]);
+                self.holds.insert(key(&[workspace, member, artifact]), &[])?;
                 if *size >= NOTED_FROM {
                     self.sizes.insert(size.to_be_bytes(), &[])?;
                 }
             }
-            self.holds.apply_batch(holds)
+            Ok(())
         });
     }
 
@@ -139,11 +139,9 @@ impl Index {
             {
                 self.files.remove(key(&[workspace, &file, artifact]))?;
             }
-            let mut holds = Batch::default();
             for member in members {
-                holds.remove(key(&[workspace, member, artifact]));
+                self.holds.remove(key(&[workspace, member, artifact]))?;
             }
-            self.holds.apply_batch(holds)?;
             let mut prefix = key_of.clone();
             prefix.push(0);
             for name in self.names.scan_prefix(prefix).keys() {

@@ -21,6 +21,11 @@ use crate::stop::Stop;
 
 /// Bytes that go through at once where no other thread takes part.
 const STEP: usize = 128 << 10;
+/// From this size on a new blob is written past the page cache, which nobody else then waits to see
+/// written out.
+const DIRECT_FROM: u64 = 256 << 10;
+/// Bytes that go through at once on that way.
+const DIRECT_STEP: usize = 512 << 10;
 /// Bytes that go from thread to thread at once.
 const CHUNK: usize = 1 << 20;
 /// Chunks of one blob in flight: one being read, one hashed, two written, two waiting.
@@ -114,27 +119,31 @@ impl Intake<'_> {
         self.pipelined(expected, reading)
     }
 
-    /// Small blobs, and streams of unknown length: one thread, one buffer.
+    /// Blobs that are not large, and streams of unknown length: one thread, one buffer.
     fn inline(
         &self,
         expected: &Expected,
         reading: &mut Reading<'_>,
     ) -> Result<(Proved, bool), Error> {
-        let step =
-            expected.size.map_or(STEP, |size| STEP.min(usize::try_from(size + 1).unwrap_or(STEP)));
-        let mut buffer = vec![0; step];
+        let size = expected.size.unwrap_or(u64::MAX);
+        let is_direct = (DIRECT_FROM..u64::MAX).contains(&size) && self.existing.is_none();
+        let most = if is_direct { DIRECT_STEP } else { STEP };
+        let mut buffer =
+            Aligned::new(usize::try_from(size.saturating_add(1)).unwrap_or(most).min(most));
         let mut hasher = Hasher::new(expected.algorithm);
-        let mut lane = Lane::new(self, None)?;
+        // Room is taken as the bytes come.
+        let mut lane = Lane::new(self, is_direct.then_some(0))?;
         let mut at: u64 = 0;
         loop {
-            let filled = reading.fill(&mut buffer)?;
+            let filled = reading.fill(buffer.space())?;
+            buffer.set_filled(filled);
             self.grow(reading, filled)?;
             check_not_longer(expected, &hasher, at + filled as u64)?;
-            hasher.update(&buffer[..filled]);
-            lane.take(&buffer[..filled], at)?;
+            hasher.update(buffer.bytes());
+            lane.take(buffer.bytes(), at)?;
             at += filled as u64;
             self.progress.fetch_add(filled as u64, Ordering::Relaxed);
-            if filled < buffer.len() {
+            if filled < buffer.space().len() {
                 break;
             }
         }

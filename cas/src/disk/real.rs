@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use nix::dir::{Dir, Type};
@@ -32,6 +32,8 @@ const DIRECT_ALIGNMENT: usize = 4096;
 
 /// Unwritten bytes of everybody beyond which a sync of the whole filesystem is no longer cheap.
 const CROWDED: u64 = 256 << 20;
+/// How many descriptors of folders are kept.
+const MOST_KEPT: usize = 256;
 /// For how long that is believed without looking again: a disk takes longer to fill a cache.
 const CROWD_LASTS: Duration = Duration::from_millis(20);
 /// How many places of a file are looked at to tell whether it is in the page cache.
@@ -42,12 +44,15 @@ const SEALED: u32 = 0o444;
 /// A folder on a local Linux filesystem.
 pub struct RealDisk {
     root: OwnedFd,
+    /// The root again, for each sync that may be under way: the kernel tells each descriptor once
+    /// that it lost something, and two who sync at the same time must both be told.
+    syncing: [Mutex<OwnedFd>; 2],
     /// What the process takes from the mode of whatever it makes.
     umask: u32,
     /// When it was last looked how much unwritten data there is, and whether it was much.
     crowd: Mutex<Option<(Instant, bool)>>,
-    /// Descriptors of the few folders that are never moved or removed while the store is open.
-    lasting: Mutex<HashMap<String, Arc<OwnedFd>>>,
+    /// Descriptors of folders that never move while the store is open.
+    kept: Mutex<HashMap<String, Arc<OwnedFd>>>,
 }
 
 impl RealDisk {
@@ -68,9 +73,10 @@ impl RealDisk {
         }
         Ok(RealDisk {
             root: open_root(root)?,
+            syncing: [Mutex::new(open_root(root)?), Mutex::new(open_root(root)?)],
             umask: umask().unwrap_or(0o777),
             crowd: Mutex::default(),
-            lasting: Mutex::default(),
+            kept: Mutex::default(),
         })
     }
 
@@ -84,18 +90,24 @@ impl RealDisk {
 
     fn folder(&self, path: &RelPath) -> io::Result<Arc<OwnedFd>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        if !is_lasting(path.as_str()) {
+        if !is_kept(path.as_str()) {
             return Ok(Arc::new(self.beneath(path, flags)?));
         }
-        let mut lasting = self.lasting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(folder) = lasting.get(path.as_str()) {
-            // A folder without a name of its own was taken away under us.
-            if sys::stat::fstat(folder).is_ok_and(|stat| stat.st_nlink > 0) {
-                return Ok(Arc::clone(folder));
-            }
+        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = kept().get(path.as_str()).cloned();
+        // A folder without a name of its own was taken away, and there may be another one by now.
+        if let Some(folder) = known
+            && sys::stat::fstat(&*folder).is_ok_and(|stat| stat.st_nlink > 0)
+        {
+            return Ok(folder);
         }
         let folder = Arc::new(self.beneath(path, flags)?);
-        lasting.insert(path.as_str().to_owned(), Arc::clone(&folder));
+        let mut kept = kept();
+        if kept.len() >= MOST_KEPT {
+            // Those that are in use come back soon.
+            kept.clear();
+        }
+        kept.insert(path.as_str().to_owned(), Arc::clone(&folder));
         Ok(folder)
     }
 
@@ -111,13 +123,14 @@ impl RealDisk {
     }
 }
 
-/// `blobs/<algorithm>`, `staging` and its like, `artifacts/<workspace>/<algorithm>`.
-fn is_lasting(path: &str) -> bool {
+/// `blobs/<algorithm>`, `staging` and its like, `artifacts/<workspace>/<algorithm>`, and all below
+/// `names` and `pushed`: folders that are made and removed there, and never renamed.
+fn is_kept(path: &str) -> bool {
     match path.bytes().filter(|b| *b == b'/').count() {
         0 => !path.is_empty(),
-        1 => path.starts_with("blobs/"),
-        2 => path.starts_with("artifacts/"),
-        _ => false,
+        1 if path.starts_with("blobs/") => true,
+        2 if path.starts_with("artifacts/") => true,
+        _ => path.starts_with("names/") || path.starts_with("pushed/"),
     }
 }
 
@@ -294,7 +307,14 @@ impl Disk for RealDisk {
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        Ok(unistd::syncfs(&self.root)?)
+        let free = self.syncing.iter().find_map(|root| match root.try_lock() {
+            Ok(root) => Some(root),
+            Err(TryLockError::Poisoned(root)) => Some(root.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        });
+        let root = free
+            .unwrap_or_else(|| self.syncing[0].lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(unistd::syncfs(&*root)?)
     }
 
     fn is_crowded(&self) -> bool {
