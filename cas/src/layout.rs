@@ -134,6 +134,36 @@ pub fn digest_file(digest: &Digest) -> String {
     format!("{}-{}", digest.algorithm().name(), digest.hex())
 }
 
+/// The root that such an `index.json` names.
+pub fn root_of_index(bytes: &[u8]) -> Option<Digest> {
+    let index = oci_spec::image::ImageIndex::from_reader(bytes).ok()?;
+    index.manifests().first()?.digest().to_string().parse().ok()
+}
+
+/// What a draft of a workspace is called in staging, before its number.
+pub fn draft_of(workspace: &Workspace) -> String {
+    format!("{DRAFT}{workspace}")
+}
+
+/// The workspace of a draft in staging.
+pub fn workspace_of_draft(name: &str) -> Option<Workspace> {
+    let (workspace, number) = name.strip_prefix(DRAFT)?.rsplit_once('-')?;
+    number.parse::<u64>().ok().and_then(|_| workspace.parse().ok())
+}
+
+const DRAFT: &str = "draft-";
+
+/// What a blob's member is called until its bytes are durable: nothing reads or holds it so.
+pub fn coming_file(digest: &Digest, number: u64) -> String {
+    format!("{}.{number}", digest_file(digest))
+}
+
+/// The digest of a member that is coming.
+pub fn digest_of_coming(name: &str) -> Option<Digest> {
+    let (name, number) = name.split_once('.')?;
+    number.parse::<u64>().ok().and_then(|_| digest_of_file(name))
+}
+
 /// The digest that such a name stands for.
 pub fn digest_of_file(name: &str) -> Option<Digest> {
     let (algorithm, hex) = name.split_once('-')?;

@@ -54,8 +54,18 @@ impl Scraps {
     /// A name in staging that nobody else has.
     pub(crate) fn path(&self, what: &str) -> RelPath {
         let path = self.store.inner.staging(what);
-        lock(&self.paths).push(path.clone());
+        self.add(&path);
         path
+    }
+
+    /// A name elsewhere that is to go as well.
+    pub(crate) fn add(&self, path: &RelPath) {
+        lock(&self.paths).push(path.clone());
+    }
+
+    /// A name that is not here any more.
+    pub(crate) fn forget(&self, path: &RelPath) {
+        lock(&self.paths).retain(|scrap| scrap != path);
     }
 }
 
@@ -199,7 +209,7 @@ impl Linking<'_> {
     }
 
     /// A copy whose bytes are proved and durable.
-    fn copy(&self, digest: &Digest, from: &RelPath, to: &RelPath) -> Result<(), Error> {
+    pub(crate) fn copy(&self, digest: &Digest, from: &RelPath, to: &RelPath) -> Result<(), Error> {
         let disk = self.disk();
         let file = disk.open(from).map_err(Error::disk("opening", from))?;
         let copy = disk.create(to, Create::Buffered).map_err(Error::disk("creating", to))?;

@@ -312,8 +312,8 @@ impl Disk for RealDisk {
             Err(TryLockError::Poisoned(root)) => Some(root.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         });
-        let root = free
-            .unwrap_or_else(|| self.syncing[0].lock().unwrap_or_else(PoisonError::into_inner));
+        let root =
+            free.unwrap_or_else(|| self.syncing[0].lock().unwrap_or_else(PoisonError::into_inner));
         Ok(unistd::syncfs(&*root)?)
     }
 

@@ -97,7 +97,7 @@ struct Member {
 impl Draft {
     pub(crate) fn begin(store: Store, workspace: Workspace) -> Result<Draft, Error> {
         store.inner.has_room(0)?;
-        let dir = store.inner.staging("draft");
+        let dir = store.inner.staging(&layout::draft_of(&workspace));
         let since = store.inner.barrier.n_failed();
         let extras = Scraps::new(&store);
         let draft = Draft {

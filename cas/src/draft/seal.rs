@@ -1,7 +1,9 @@
 //! Sealing: from a draft that has everything to an artifact that is there, in one transaction.
 //!
-//! The order is the promise: what was written is synced before any name leads to it, and the names
-//! are synced before anybody is told. `docs/on-disk.md` says what a crash leaves at each step.
+//! The order is the promise: what was written is synced before any name leads to it, and all names
+//! are synced before anybody is told. A crash may leave a tag, and the artifact still in staging: whole,
+//! so that the next start puts it in its place. `docs/on-disk.md` says what a crash leaves at each
+//! step.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
@@ -105,22 +107,17 @@ impl Draft {
         let repositories = listing.repositories();
         published.folders.extend(self.folders(&plan.place, &plan.closure));
         published.folders.extend(plan.place.split().map(|(folder, _)| folder));
-        published.folders.dedup();
-        inner.settle(&published)?;
         // Before it is listed: whoever deletes what it needs asks the index.
         let facts = facts_of(&plan.closure, size.max(counted));
         self.remember(&plan, &facts);
-
-        if plan.receipt.absent.is_empty() && plan.closure.blobs().any(Descriptor::may_be_absent) {
-            absent::remove(&*inner.disk, &self.workspace, &digest)?;
+        // Names come last also for those who sync folder by folder.
+        for name in &repositories {
+            published.folders.extend(self.list_in(name, &plan, &tags, listing)?);
         }
-        // A name moves last: it must not outlive a power cut that the artifact does not.
-        if !repositories.is_empty() {
-            published.folders.clear();
-            for name in &repositories {
-                published.folders.extend(self.list_in(name, &plan, &tags, listing)?);
-            }
-            inner.settle(&published)?;
+        published.folders.dedup();
+        inner.settle(&published)?;
+        if plan.receipt.absent.is_empty() && plan.closure.blobs().any(Descriptor::may_be_absent) {
+            absent::remove(disk, &self.workspace, &digest)?;
         }
         let sealed = Sealed::new(store.clone(), self.workspace.clone(), digest);
         Ok((sealed, plan.receipt))
@@ -199,6 +196,7 @@ impl Draft {
             record = Some(written);
         }
         unsynced.folders.extend(self.folders(&self.dir, &plan.closure));
+        unsynced.folders.push(RelPath::new(layout::STAGING));
         Ok((tags, record))
     }
 

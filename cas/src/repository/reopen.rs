@@ -1,9 +1,9 @@
 //! After an unclean stop: what a crash left of a listing is made whole, or ended.
 //!
-//! Members, referrers and tags land in one sync, so that any of them may be there without the
-//! others. An artifact that something lists, and whose layout is there, is listed whole again; it
-//! was sealed before anything could list it. What leads to nothing goes before anything is served,
-//! so that no later push brings it back to life.
+//! Layouts, members, referrers and tags land in one sync, so that any of them may be there without
+//! the others. What something lists was whole in staging before, and was put in its place by now; it
+//! is listed whole again. What leads to nothing goes before anything is served, so that no later push
+//! brings it back to life. Blobs on their way in are listed if their bytes are all there.
 
 use std::collections::BTreeSet;
 
@@ -16,6 +16,7 @@ use crate::layout::{self, MemberKind};
 use crate::linking::{Linking, Scraps};
 use crate::names;
 use crate::quarantine::{self, Subject};
+use crate::reader::hash;
 use crate::sealed::Sealed;
 use crate::workspace::Name;
 
@@ -24,6 +25,7 @@ impl Repository {
         let inner = self.inner();
         let scraps = Scraps::new(&self.store);
         let linking = Linking { inner, pool: inner.pool(&self.workspace), scraps: &scraps };
+        self.list_what_was_coming(&linking)?;
         for artifact in self.to_be_listed()? {
             let sealed = Sealed::new(self.store.clone(), self.workspace.clone(), artifact);
             // What cannot be read now is found when it is asked for; opening must not fail of it.
@@ -39,26 +41,67 @@ impl Repository {
         self.name_in_pool(&linking)
     }
 
+    /// A sync may have made a blob durable under this name and no other. If it did not, nobody was
+    /// told that the blob is here; and what reads well may be in memory alone, after a sync that
+    /// failed, so it is written once more.
+    fn list_what_was_coming(&self, linking: &Linking<'_>) -> Result<(), Error> {
+        let (disk, folder) = (self.disk(), self.folder(MemberKind::Blob));
+        for entry in self.inner().entries(&folder)? {
+            let Some(digest) = layout::digest_of_coming(&entry.name) else { continue };
+            let (coming, member) =
+                (folder.join(&entry.name), self.member(MemberKind::Blob, &digest));
+            let copy = linking.scraps.path("coming");
+            match linking.copy(&digest, &coming, &copy) {
+                Ok(()) => {
+                    linking.publish(&digest, &copy)?;
+                    disk.rename(&copy, &member).map_err(Error::disk("renaming", &copy))?;
+                }
+                Err(Error::Corrupt { .. }) => {}
+                // Perhaps there is no room for a copy: what reads well is better than nothing.
+                Err(error) => {
+                    tracing::warn!(%digest, %error, "a blob on its way is not copied");
+                    let read = disk.open(&coming).and_then(|file| {
+                        hash(&*file, digest.algorithm(), file.stat()?.size, &self.stop)
+                    });
+                    match read {
+                        Ok((actual, _)) if actual == digest => {
+                            let renamed = disk.rename(&coming, &member);
+                            renamed.map_err(Error::disk("renaming", &coming))?;
+                        }
+                        Ok(_) => {}
+                        // It is looked at again at the next start.
+                        Err(_) => continue,
+                    }
+                }
+            }
+            self.unlink(&coming)?;
+        }
+        Ok(())
+    }
+
+    /// The artifacts that manifests' members and tags lead to, whether they are there or not.
+    pub(crate) fn leads(&self) -> Result<Vec<Digest>, Error> {
+        let mut led = self.digests_in(&self.folder(MemberKind::Manifest))?;
+        for tag in names::tags(self.disk(), &self.workspace, &self.name)? {
+            match names::get(self.disk(), &self.workspace, &Name::new(&self.name, &tag)) {
+                Ok(digest) => led.extend(digest),
+                Err(Error::DamagedName { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(led)
+    }
+
     /// The artifacts that a manifest's member or a tag lists. Members without a layout are ended:
     /// their artifact was being retired.
     fn to_be_listed(&self) -> Result<BTreeSet<Digest>, Error> {
         let mut listed = BTreeSet::new();
-        for digest in self.digests_in(&self.folder(MemberKind::Manifest))? {
+        for digest in self.leads()? {
             match self.store.sealed(&self.workspace, &digest) {
                 Ok(_) => drop(listed.insert(digest)),
                 Err(Error::NotFound { .. }) => {
                     self.unlink(&self.member(MemberKind::Manifest, &digest))?;
                 }
-                Err(error) => return Err(error),
-            }
-        }
-        for tag in names::tags(self.disk(), &self.workspace, &self.name)? {
-            let name = Name::new(&self.name, &tag);
-            match names::get(self.disk(), &self.workspace, &name) {
-                Ok(Some(digest)) if self.store.sealed(&self.workspace, &digest).is_ok() => {
-                    listed.insert(digest);
-                }
-                Ok(_) | Err(Error::DamagedName { .. }) => {}
                 Err(error) => return Err(error),
             }
         }

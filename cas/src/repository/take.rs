@@ -75,6 +75,9 @@ impl Repository {
 
     /// Gives a blob that was hashed while it was written its names, durably. `is_ours` when it is
     /// the pool's own file already.
+    ///
+    /// One sync is enough: it makes the bytes durable under a name in the repository that says what
+    /// they are to be. Whatever a crash takes of the rest, the next start does again.
     pub(super) fn list_blob(
         &self,
         digest: &Digest,
@@ -83,24 +86,30 @@ impl Repository {
         is_ours: bool,
         linking: &Linking<'_>,
     ) -> Result<(), Error> {
-        let inner = self.inner();
-        // Nothing gets a name before its bytes are safe.
+        let (inner, disk) = (self.inner(), self.disk());
+        let folder = self.folder(MemberKind::Blob);
+        let coming = layout::coming_file(digest, inner.number());
+        move_into(disk, own, &folder, &coming)?;
+        linking.scraps.forget(own);
+        let coming = folder.join(&coming);
+        linking.scraps.add(&coming);
         if !unsynced.files.is_empty() {
-            inner.settle(&unsynced)?;
-            unsynced.files.clear();
+            unsynced.files = vec![coming.clone()];
         }
+        unsynced.folders.extend(chain(&folder));
+        inner.settle(&unsynced)?;
+
+        // The pool gets nothing whose bytes are not safe.
         if !is_ours {
-            linking.publish(digest, own)?;
+            linking.publish(digest, &coming)?;
         }
-        let stat = self.disk().stat(own).map_err(Error::disk("looking at", own))?;
+        let stat = disk.stat(&coming).map_err(Error::disk("looking at", &coming))?;
         {
             let _repository = self.exclude();
-            let folder = self.folder(MemberKind::Blob);
-            move_into(self.disk(), own, &folder, layout::digest_file(digest))?;
+            let member = self.member(MemberKind::Blob, digest);
+            // Two names of one file stay as they are; then the scraps take this one away.
+            disk.rename(&coming, &member).map_err(Error::disk("renaming", &coming))?;
         }
-        unsynced.folders.push(linking.pool.blobs(digest.algorithm()));
-        unsynced.folders.extend(chain(&self.folder(MemberKind::Blob)));
-        inner.settle(&unsynced)?;
         inner.proofs.note(digest, &stat);
         Ok(())
     }

@@ -150,6 +150,7 @@ impl Store {
                 _lock: lock,
             }),
         };
+        store.place_what_is_named()?;
         store.inner.remove_tree_inside(&RelPath::new(layout::STAGING))?;
         store.inner.refill_reserve();
         store.open_index()?;
@@ -226,8 +227,12 @@ impl Inner {
 
     /// A name in staging that nobody else has.
     pub(crate) fn staging(&self, what: &str) -> RelPath {
-        let number = self.serial.fetch_add(1, Ordering::Relaxed);
-        RelPath::new(layout::STAGING).join(format!("{what}-{number}"))
+        RelPath::new(layout::STAGING).join(format!("{what}-{}", self.number()))
+    }
+
+    /// A number that nobody else in this process gets.
+    pub(crate) fn number(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Linking a blob, and looking at its link count before removing it, exclude each other.

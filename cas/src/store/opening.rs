@@ -1,11 +1,12 @@
 //! The start of a store: its folders, its id, and the index that a crash may have cost.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
 use super::{Dedup, Store, lock};
 use crate::absent;
-use crate::digest::Algorithm;
+use crate::digest::{Algorithm, Digest};
 use crate::disk::{Create, Disk, Kind, RelPath, Stat, write_all_at};
 use crate::error::Error;
 use crate::index::Index;
@@ -13,11 +14,15 @@ use crate::layout::{self, Pool};
 use crate::names;
 use crate::reader::read_small;
 use crate::sealed::Sealed;
+use crate::workspace::Workspace;
 
 /// The only format there is.
 const FORMAT: u64 = 1;
 /// Written at the end of a clean stop: the index may be believed.
 const CLEAN_FILE: &str = "index.clean";
+/// No `index.json` of a layout is larger.
+const MOST_INDEX: u64 = 4096;
+
 impl Store {
     /// Opens the index; builds it again unless the last stop was clean.
     pub(super) fn open_index(&self) -> Result<(), Error> {
@@ -71,7 +76,55 @@ impl Store {
                 })?;
             }
         }
+        // What a process that was killed left may be there and not be durable: nobody is to find it
+        // before it is.
+        disk.sync_all().map_err(Error::disk("syncing", &RelPath::root()))?;
         self.count_usage()
+    }
+
+    /// Puts drafts in their place that something leads to already: layouts and names land in one
+    /// sync, after another one that made the draft durable where it is.
+    pub(super) fn place_what_is_named(&self) -> Result<(), Error> {
+        let mut named: HashMap<Workspace, HashSet<Digest>> = HashMap::new();
+        for entry in self.inner.entries(&RelPath::new(layout::STAGING))? {
+            let draft = RelPath::new(layout::STAGING).join(&entry.name);
+            let Some(workspace) = layout::workspace_of_draft(&entry.name) else { continue };
+            let Some(root) = self.root_of(&draft)? else { continue };
+            let place = layout::artifact(&workspace, &root);
+            if self.inner.is_there(&place)? {
+                continue;
+            }
+            if !named.contains_key(&workspace) {
+                named.insert(workspace.clone(), self.named(&workspace)?);
+            }
+            if named.get(&workspace).is_some_and(|named| named.contains(&root)) {
+                self.inner.ensure_workspace(&workspace)?;
+                let placed = self.inner.disk.rename_new(&draft, &place);
+                placed.map_err(Error::disk("renaming", &draft))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a draft would be sealed as, if it was about to be.
+    fn root_of(&self, draft: &RelPath) -> Result<Option<Digest>, Error> {
+        let path = draft.join(layout::INDEX_FILE);
+        let file = match self.inner.disk.open(&path) {
+            Err(error) if is_no_file(&error) => return Ok(None),
+            other => other.map_err(Error::disk("opening", &path))?,
+        };
+        let size = file.stat().map_err(Error::disk("looking at", &path))?.size.min(MOST_INDEX);
+        let bytes = read_small(&*file, size).map_err(Error::disk("reading", &path))?;
+        Ok(layout::root_of_index(&bytes.unwrap_or_default()))
+    }
+
+    /// The artifacts that repositories of a workspace list or name.
+    fn named(&self, workspace: &Workspace) -> Result<HashSet<Digest>, Error> {
+        let mut named = HashSet::new();
+        for name in names::repositories(&*self.inner.disk, workspace)? {
+            named.extend(self.repository(workspace, &name).leads()?);
+        }
+        Ok(named)
     }
 
     fn remove_index(&self) -> Result<(), Error> {
@@ -113,6 +166,12 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Nothing, or something else, stands there.
+fn is_no_file(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | InvalidInput)
 }
 
 /// A stop is named by the file that marks it, so that an index and a marker of two stops never pass
