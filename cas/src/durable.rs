@@ -4,13 +4,11 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::disk::{Disk, RelPath};
+use crate::disk::{Disk, N_SYNCS, RelPath};
 use crate::error::Error;
 
-/// How many syncs may be under way at once: while one waits for the disk, the next collects.
-const N_LANES: usize = 2;
 /// The numbers that somebody can wait for at once: those under way, and the one to come.
-const N_AWAITED: usize = N_LANES + 1;
+const N_AWAITED: usize = N_SYNCS + 1;
 
 /// Lets many small puts share one `syncfs`.
 #[derive(Default)]
@@ -94,7 +92,7 @@ impl Barrier {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mine = state.n_begun + 1;
         while state.n_begun < mine || state.running.contains(&mine) {
-            if state.n_begun < mine && state.running.len() < N_LANES {
+            if state.n_begun < mine && state.running.len() < N_SYNCS {
                 return self.sync(state, disk);
             }
             state = self.at(mine).wait(state).unwrap_or_else(PoisonError::into_inner);

@@ -125,11 +125,11 @@ impl Intake<'_> {
         expected: &Expected,
         reading: &mut Reading<'_>,
     ) -> Result<(Proved, bool), Error> {
-        let size = expected.size.unwrap_or(u64::MAX);
-        let is_direct = (DIRECT_FROM..u64::MAX).contains(&size) && self.existing.is_none();
+        let is_direct =
+            self.existing.is_none() && expected.size.is_some_and(|size| size >= DIRECT_FROM);
         let most = if is_direct { DIRECT_STEP } else { STEP };
-        let mut buffer =
-            Aligned::new(usize::try_from(size.saturating_add(1)).unwrap_or(most).min(most));
+        let step = expected.size.and_then(|size| usize::try_from(size.checked_add(1)?).ok());
+        let mut buffer = Aligned::new(step.map_or(most, |step| step.min(most)));
         let mut hasher = Hasher::new(expected.algorithm);
         // Room is taken as the bytes come.
         let mut lane = Lane::new(self, is_direct.then_some(0))?;

@@ -54,18 +54,15 @@ impl Scraps {
     /// A name in staging that nobody else has.
     pub(crate) fn path(&self, what: &str) -> RelPath {
         let path = self.store.inner.staging(what);
-        self.add(&path);
+        lock(&self.paths).push(path.clone());
         path
     }
 
-    /// A name elsewhere that is to go as well.
-    pub(crate) fn add(&self, path: &RelPath) {
-        lock(&self.paths).push(path.clone());
-    }
-
-    /// A name that is not here any more.
-    pub(crate) fn forget(&self, path: &RelPath) {
-        lock(&self.paths).retain(|scrap| scrap != path);
+    /// One of them was renamed, and is to go from there.
+    pub(crate) fn moved(&self, from: &RelPath, to: &RelPath) {
+        if let Some(path) = lock(&self.paths).iter_mut().find(|path| *path == from) {
+            path.clone_from(to);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::digest::Digest;
 use crate::disk::{Create, Disk, Kind, RelPath, write_all_at};
 use crate::error::Error;
 use crate::layout::{self, MemberKind};
-use crate::reader::read_small;
+use crate::reader::read_up_to;
 use crate::workspace::{Name, RepositoryName, Tag, Workspace};
 
 /// The longest digest as text, its line's end, and the check.
@@ -140,9 +140,7 @@ pub(crate) fn get(
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(damaged(name)),
         Err(error) => return Err(Error::disk("opening", &path)(error)),
     };
-    let size = file.stat().map_err(Error::disk("reading", &path))?.size.min(MOST_BYTES);
-    let found = read_small(&*file, size).map_err(Error::disk("reading", &path))?;
-    let found = found.unwrap_or_default();
+    let found = read_up_to(&*file, &path, MOST_BYTES)?;
     let digest =
         found.split(|b| *b == b'\n').next().and_then(|line| std::str::from_utf8(line).ok());
     match digest.and_then(|text| text.parse::<Digest>().ok()) {

@@ -7,7 +7,8 @@ use std::thread;
 
 use crate::buffer::Ring;
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::disk::File;
+use crate::disk::{File, RelPath};
+use crate::error::Error;
 use crate::stop::Stop;
 
 /// Bytes read at once; small enough to stay in a core's own cache until they are hashed.
@@ -134,7 +135,7 @@ fn hash_past_cache(
     })
 }
 
-fn fill(file: &dyn File, space: &mut [u8], at: u64) -> io::Result<usize> {
+pub(crate) fn fill(file: &dyn File, space: &mut [u8], at: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < space.len() {
         match file.read_at(&mut space[filled..], at + filled as u64) {
@@ -153,6 +154,12 @@ pub(crate) fn read_small(file: &dyn File, size: u64) -> io::Result<Option<Vec<u8
     let n = fill(file, &mut bytes, 0)?;
     bytes.truncate(n);
     Ok((n as u64 == size).then_some(bytes))
+}
+
+/// What stands in a small file of ours, of `most` bytes at most; nothing for one that is larger.
+pub(crate) fn read_up_to(file: &dyn File, path: &RelPath, most: u64) -> Result<Vec<u8>, Error> {
+    let read = || read_small(file, file.stat()?.size.min(most));
+    Ok(read().map_err(Error::disk("reading", path))?.unwrap_or_default())
 }
 
 /// A blob as a stream that hashes as it goes. Its last bytes come out only once the digest of all

@@ -48,18 +48,8 @@ impl Pieces for Slice {
     fn next(&mut self) -> io::Result<Bytes> {
         let left = self.left.end.saturating_sub(self.left.start);
         let mut bytes = vec![0; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
-        let mut filled = 0;
-        while filled < bytes.len() {
-            match self.blob.read_at(&mut bytes[filled..], self.left.start) {
-                Ok(0) => break,
-                Ok(n) => {
-                    filled += n;
-                    self.left.start += n as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let filled = self.blob.fill(&mut bytes, self.left.start)?;
+        self.left.start += filled as u64;
         bytes.truncate(filled);
         Ok(bytes.into())
     }

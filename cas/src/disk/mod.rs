@@ -19,6 +19,10 @@ pub use foreign::{Foreign, ForeignError, ForeignFile, kind_at, spool};
 pub use output::{NewFile, NewFolder, Output};
 pub use real::RealDisk;
 
+/// How many syncs of everything may be under way at once: while one waits for the disk, the next
+/// collects.
+pub(crate) const N_SYNCS: usize = 2;
+
 /// A path below the store's root, built from parts that are each one plain file name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelPath(String);

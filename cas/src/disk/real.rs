@@ -25,7 +25,7 @@ use nix::unistd::{Gid, LinkatFlags, UnlinkatFlags};
 use nix::{fcntl, sys, unistd};
 use rustix::io::{ReadWriteFlags, preadv2};
 
-use super::{Create, Disk, Entry, File, Kind, RelPath, Space, Stat};
+use super::{Create, Disk, Entry, File, Kind, N_SYNCS, RelPath, Space, Stat};
 
 /// Direct writes must start, end and lie in memory at multiples of this many bytes.
 const DIRECT_ALIGNMENT: usize = 4096;
@@ -46,7 +46,7 @@ pub struct RealDisk {
     root: OwnedFd,
     /// The root again, for each sync that may be under way: the kernel tells each descriptor once
     /// that it lost something, and two who sync at the same time must both be told.
-    syncing: [Mutex<OwnedFd>; 2],
+    syncing: Vec<Mutex<OwnedFd>>,
     /// What the process takes from the mode of whatever it makes.
     umask: u32,
     /// When it was last looked how much unwritten data there is, and whether it was much.
@@ -71,9 +71,13 @@ impl RealDisk {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
+        let mut syncing = Vec::with_capacity(N_SYNCS);
+        for _ in 0..N_SYNCS {
+            syncing.push(Mutex::new(open_root(root)?));
+        }
         Ok(RealDisk {
             root: open_root(root)?,
-            syncing: [Mutex::new(open_root(root)?), Mutex::new(open_root(root)?)],
+            syncing,
             umask: umask().unwrap_or(0o777),
             crowd: Mutex::default(),
             kept: Mutex::default(),

@@ -177,15 +177,11 @@ impl Repository {
             return Err(Refusal::WrongSize { digest, claimed, actual }.into());
         }
         let mut bytes = vec![0; usize::try_from(actual).map_err(|_| missing())?];
-        let mut at = 0;
-        while at < bytes.len() {
-            let read = checked.read_at(&mut bytes[at..], at as u64);
-            match read.map_err(Error::disk("reading", &found.path))? {
-                0 => return Err(missing().into()),
-                n => at += n,
-            }
+        let filled = checked.fill(&mut bytes, 0).map_err(Error::disk("reading", &found.path))?;
+        match filled == bytes.len() {
+            true => Ok(bytes),
+            false => Err(missing().into()),
         }
-        Ok(bytes)
     }
 
     /// A descriptor that claims another size than its blob has is refused; where rot cut the blob

@@ -18,7 +18,7 @@ use crate::digest::{Algorithm, Digest};
 use crate::disk::{Create, Disk, Kind, RelPath, write_all_at};
 use crate::error::Error;
 use crate::layout;
-use crate::reader::read_small;
+use crate::reader::read_up_to;
 use crate::workspace::{NameError, RepositoryName, Workspace, refused};
 
 /// Bytes of one record: names have at most 383 of them, and an owner at most 512.
@@ -120,9 +120,7 @@ fn checked(id: &UploadId, line: &str) -> String {
 fn read(disk: &dyn Disk, id: &UploadId, serial: u64) -> Result<Option<Line>, Error> {
     let path = path(id, serial);
     let file = disk.open(&path).map_err(Error::disk("opening", &path))?;
-    let size = file.stat().map_err(Error::disk("reading", &path))?.size.min(MOST_BYTES);
-    let bytes = read_small(&*file, size).map_err(Error::disk("reading", &path))?;
-    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+    let text = String::from_utf8(read_up_to(&*file, &path, MOST_BYTES)?).unwrap_or_default();
     let line = text.lines().next().filter(|line| checked(id, line) == text);
     Ok(line.and_then(|line| serde_json::from_str(line).ok()))
 }

@@ -6,11 +6,12 @@
 //! brings it back to life. Blobs on their way in are listed if their bytes are all there.
 
 use std::collections::BTreeSet;
+use std::io;
 
 use super::Repository;
 use super::members::Fills;
 use crate::digest::Digest;
-use crate::disk::Kind;
+use crate::disk::{Kind, RelPath};
 use crate::error::Error;
 use crate::layout::{self, MemberKind};
 use crate::linking::{Linking, Scraps};
@@ -60,15 +61,12 @@ impl Repository {
                 // Perhaps there is no room for a copy: what reads well is better than nothing.
                 Err(error) => {
                     tracing::warn!(%digest, %error, "a blob on its way is not copied");
-                    let read = disk.open(&coming).and_then(|file| {
-                        hash(&*file, digest.algorithm(), file.stat()?.size, &self.stop)
-                    });
-                    match read {
-                        Ok((actual, _)) if actual == digest => {
+                    match self.reads_well(&digest, &coming) {
+                        Ok(true) => {
                             let renamed = disk.rename(&coming, &member);
                             renamed.map_err(Error::disk("renaming", &coming))?;
                         }
-                        Ok(_) => {}
+                        Ok(false) => {}
                         // It is looked at again at the next start.
                         Err(_) => continue,
                     }
@@ -77,6 +75,12 @@ impl Repository {
             self.unlink(&coming)?;
         }
         Ok(())
+    }
+
+    fn reads_well(&self, digest: &Digest, path: &RelPath) -> io::Result<bool> {
+        let file = self.disk().open(path)?;
+        let (actual, _) = hash(&*file, digest.algorithm(), file.stat()?.size, &self.stop)?;
+        Ok(actual == *digest)
     }
 
     /// The artifacts that manifests' members and tags lead to, whether they are there or not.

@@ -90,9 +90,8 @@ impl Repository {
         let folder = self.folder(MemberKind::Blob);
         let coming = layout::coming_file(digest, inner.number());
         move_into(disk, own, &folder, &coming)?;
-        linking.scraps.forget(own);
         let coming = folder.join(&coming);
-        linking.scraps.add(&coming);
+        linking.scraps.moved(own, &coming);
         if !unsynced.files.is_empty() {
             unsynced.files = vec![coming.clone()];
         }

@@ -18,7 +18,7 @@ use crate::index::Facts;
 use crate::layout;
 use crate::memory::Share;
 use crate::oci::{self, Closure, Descriptor, Node, media_type};
-use crate::reader::{Verified, read_small};
+use crate::reader::{Verified, fill, read_small};
 use crate::stop::Stop;
 use crate::store::{Inner, Store};
 use crate::workspace::Workspace;
@@ -344,5 +344,13 @@ impl CheckedBlob {
     /// What the system says.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(buf, offset)
+    }
+
+    /// The same until `buf` is full or the file ends; says how much of it is filled.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn fill(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        fill(&*self.file, buf, offset)
     }
 }

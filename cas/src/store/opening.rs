@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::index::Index;
 use crate::layout::{self, Pool};
 use crate::names;
-use crate::reader::read_small;
+use crate::reader::read_up_to;
 use crate::sealed::Sealed;
 use crate::workspace::Workspace;
 
@@ -20,8 +20,8 @@ use crate::workspace::Workspace;
 const FORMAT: u64 = 1;
 /// Written at the end of a clean stop: the index may be believed.
 const CLEAN_FILE: &str = "index.clean";
-/// No `index.json` of a layout is larger.
-const MOST_INDEX: u64 = 4096;
+/// Neither `bonded.json` nor the `index.json` of a layout is larger.
+const MOST_DOCUMENT: u64 = 4096;
 
 impl Store {
     /// Opens the index; builds it again unless the last stop was clean.
@@ -113,9 +113,7 @@ impl Store {
             Err(error) if is_no_file(&error) => return Ok(None),
             other => other.map_err(Error::disk("opening", &path))?,
         };
-        let size = file.stat().map_err(Error::disk("looking at", &path))?.size.min(MOST_INDEX);
-        let bytes = read_small(&*file, size).map_err(Error::disk("reading", &path))?;
-        Ok(layout::root_of_index(&bytes.unwrap_or_default()))
+        Ok(layout::root_of_index(&read_up_to(&*file, &path, MOST_DOCUMENT)?))
     }
 
     /// The artifacts that repositories of a workspace list or name.
@@ -230,9 +228,7 @@ pub(super) fn identify(disk: &dyn Disk, new_id: &str, dedup: Dedup) -> Result<St
     let path = RelPath::new(layout::STORE_FILE);
     match disk.open(&path) {
         Ok(file) => {
-            let size = file.stat().map_err(Error::disk("reading", &path))?.size.min(4096);
-            let bytes = read_small(&*file, size).map_err(Error::disk("reading", &path))?;
-            let bytes = bytes.unwrap_or_default();
+            let bytes = read_up_to(&*file, &path, MOST_DOCUMENT)?;
             match serde_json::from_slice::<StoreFile>(&bytes) {
                 Ok(StoreFile { format: FORMAT, id, dedup: made }) if made == dedup => Ok(id),
                 Ok(StoreFile { format: FORMAT, dedup: made, .. }) => Err(Error::Dedup { made }),
