@@ -1,25 +1,73 @@
 //! Memory that bytes pass through: aligned for direct I/O, used again, bounded.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
 
 const ALIGNMENT: usize = 4096;
 
-/// Bytes whose first one lies at a multiple of 4096 in memory.
-pub(crate) struct Aligned {
+/// Bytes that one thread reads, hashes and hands on at once: small enough to stay in a core's own cache
+/// from one to the next.
+pub(crate) const STEP: usize = 128 << 10;
+/// Bytes that go past the page cache at once where no other thread takes part.
+pub(crate) const DIRECT_STEP: usize = 512 << 10;
+
+/// Buffers of the two sizes that every job uses, kept to be used again: mapping and clearing pages
+/// for each would cost a blob of a few of them as much as a copy of it.
+static SPARE: [Spare; 2] = [Spare::new(STEP, 48), Spare::new(DIRECT_STEP, 8)];
+
+struct Spare {
+    capacity: usize,
+    most: usize,
+    memory: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Spare {
+    const fn new(capacity: usize, most: usize) -> Spare {
+        Spare { capacity, most, memory: Mutex::new(Vec::new()) }
+    }
+
+    fn of(capacity: usize) -> Option<&'static Spare> {
+        SPARE.iter().find(|spare| spare.capacity == capacity)
+    }
+
+    fn take(&self) -> Option<Vec<u8>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn put(&self, memory: Vec<u8>) {
+        let mut spare = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < self.most {
+            spare.push(memory);
+        }
+    }
+}
+
+/// Memory for some bytes of a blob, whose first one lies at a multiple of 4096.
+#[derive(Debug)]
+pub struct Buffer {
     memory: Vec<u8>,
     start: usize,
     capacity: usize,
     filled: usize,
 }
 
-impl Aligned {
-    pub(crate) fn new(capacity: usize) -> Aligned {
-        let memory = vec![0; capacity + ALIGNMENT];
+impl Buffer {
+    pub(crate) fn new(capacity: usize) -> Buffer {
+        let memory = Spare::of(capacity).and_then(Spare::take);
+        let memory = memory.unwrap_or_else(|| vec![0; capacity + ALIGNMENT]);
         let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Aligned { memory, start, capacity, filled: 0 }
+        Buffer { memory, start, capacity, filled: 0 }
     }
 
-    /// All of it, to be filled.
+    /// One for so many bytes that are to come, or for `most` of them; larger than they are, so that it
+    /// shows when there are more.
+    pub(crate) fn for_what_is_left(left: u64, most: usize) -> Buffer {
+        let exact = usize::try_from(left.saturating_add(1)).unwrap_or(most);
+        // Small blobs are many, and a large buffer is taken out of a core's cache by what follows it.
+        Buffer::new(if exact <= most / 8 { exact } else { most })
+    }
+
+    /// All of it, to be filled; what an earlier use left there is still in it.
     pub(crate) fn space(&mut self) -> &mut [u8] {
         &mut self.memory[self.start..self.start + self.capacity]
     }
@@ -29,16 +77,54 @@ impl Aligned {
         self.filled = filled.min(self.capacity);
     }
 
+    /// Forgets what was filled beyond so many bytes.
+    pub(crate) fn keep(&mut self, most: u64) {
+        self.filled = usize::try_from(most).unwrap_or(self.filled).min(self.filled);
+    }
+
     /// What was filled.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.memory[self.start..self.start + self.filled]
+    }
+
+    /// Whether nothing was filled, or all of it was given away.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.filled == 0
+    }
+
+    /// Moves bytes from the front to `to`; says how many.
+    pub(crate) fn give(&mut self, to: &mut [u8]) -> usize {
+        let n = to.len().min(self.filled);
+        to[..n].copy_from_slice(&self.bytes()[..n]);
+        self.start += n;
+        self.capacity -= n;
+        self.filled -= n;
+        n
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.filled == self.capacity
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(spare) = Spare::of(self.memory.len() - ALIGNMENT) {
+            spare.put(std::mem::take(&mut self.memory));
+        }
     }
 }
 
 /// A fixed number of buffers that go round between the threads of one job.
 pub(crate) struct Ring {
-    free: Receiver<Aligned>,
-    back: SyncSender<Aligned>,
+    free: Receiver<Buffer>,
+    back: SyncSender<Buffer>,
 }
 
 impl Ring {
@@ -46,7 +132,7 @@ impl Ring {
         let (back, free) = sync_channel(n_buffers);
         for _ in 0..n_buffers {
             // The channel has room for all of them, so this never fails.
-            let _ = back.try_send(Aligned::new(capacity));
+            let _ = back.try_send(Buffer::new(capacity));
         }
         Ring { free, back }
     }
@@ -62,13 +148,13 @@ impl Ring {
 pub(crate) struct Chunk {
     /// Where its bytes stand in the blob.
     pub(crate) offset: u64,
-    buffer: Option<Aligned>,
-    back: SyncSender<Aligned>,
+    buffer: Option<Buffer>,
+    back: SyncSender<Buffer>,
 }
 
 impl Chunk {
     pub(crate) fn space(&mut self) -> &mut [u8] {
-        self.buffer.as_mut().map_or(&mut [], Aligned::space)
+        self.buffer.as_mut().map_or(&mut [], Buffer::space)
     }
 
     pub(crate) fn set_filled(&mut self, filled: usize) {
@@ -78,7 +164,7 @@ impl Chunk {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.buffer.as_ref().map_or(&[], Aligned::bytes)
+        self.buffer.as_ref().map_or(&[], Buffer::bytes)
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use crate::buffer::{Aligned, Chunk, Ring};
+use crate::buffer::{Buffer, Chunk, DIRECT_STEP, Ring, STEP};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::disk::{Create, Disk, File, RelPath, read_exact_at, write_all_at};
 use crate::error::Error;
@@ -19,13 +19,9 @@ use crate::reader::hash;
 use crate::source::Reading;
 use crate::stop::Stop;
 
-/// Bytes that go through at once where no other thread takes part.
-const STEP: usize = 128 << 10;
 /// From this size on a new blob is written past the page cache, which nobody else then waits to see
 /// written out.
 const DIRECT_FROM: u64 = 256 << 10;
-/// Bytes that go through at once on that way.
-const DIRECT_STEP: usize = 512 << 10;
 /// Bytes that go from thread to thread at once.
 const CHUNK: usize = 1 << 20;
 /// Chunks of one blob in flight: one being read, one hashed, two written, two waiting.
@@ -128,8 +124,7 @@ impl Intake<'_> {
         let is_direct =
             self.existing.is_none() && expected.size.is_some_and(|size| size >= DIRECT_FROM);
         let most = if is_direct { DIRECT_STEP } else { STEP };
-        let step = expected.size.and_then(|size| usize::try_from(size.checked_add(1)?).ok());
-        let mut buffer = Aligned::new(step.map_or(most, |step| step.min(most)));
+        let mut buffer = Buffer::for_what_is_left(expected.size.unwrap_or(u64::MAX), most);
         let mut hasher = Hasher::new(expected.algorithm);
         // Room is taken as the bytes come.
         let mut lane = Lane::new(self, is_direct.then_some(0))?;
@@ -143,7 +138,7 @@ impl Intake<'_> {
             lane.take(buffer.bytes(), at)?;
             at += filled as u64;
             self.progress.fetch_add(filled as u64, Ordering::Relaxed);
-            if filled < buffer.space().len() {
+            if !buffer.is_full() {
                 break;
             }
         }
@@ -433,7 +428,7 @@ struct Existing<'a> {
     file: &'a dyn File,
     /// The same past the page cache, if it was not in there.
     past_cache: Option<Box<dyn File>>,
-    own: Aligned,
+    own: Buffer,
 }
 
 impl<'a> Existing<'a> {
@@ -442,7 +437,7 @@ impl<'a> Existing<'a> {
         let past_cache = if is_large { file.past_cache().unwrap_or(None) } else { None };
         // From the page cache, what is compared should still be in the core's own.
         let step = if past_cache.is_some() { CHUNK } else { STEP };
-        Existing { file, past_cache, own: Aligned::new(step) }
+        Existing { file, past_cache, own: Buffer::new(step) }
     }
 
     /// Whether the copy has these bytes there. One that cannot be read has not.

@@ -37,6 +37,7 @@ mod stop;
 mod store;
 pub mod workspace;
 
+pub use buffer::Buffer;
 pub use draft::{Draft, Receipt, Taken, Tally};
 pub use error::{Damage, DamageKind, Error};
 pub use index::Facts;

@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::Mutex;
 
+use crate::buffer::STEP;
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::disk::{Create, Disk, File, RelPath, write_all_at};
 use crate::error::{Damage, DamageKind, Error};
@@ -18,8 +19,6 @@ use crate::store::{Inner, Store, lock};
 
 /// How often a blob's place is looked at again because somebody else was quicker.
 const N_TRIES: usize = 16;
-/// Bytes that are copied at once.
-const STEP: usize = 128 << 10;
 
 /// Names in staging that go when this is dropped. What cannot be removed then is removed when the
 /// store is opened next.

@@ -5,14 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use crate::buffer::Ring;
+use crate::buffer::{Buffer, Ring, STEP};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::disk::{File, RelPath};
 use crate::error::Error;
 use crate::stop::Stop;
 
-/// Bytes read at once; small enough to stay in a core's own cache until they are hashed.
-const STEP: usize = 256 << 10;
 /// From this size on, a file that is not in the page cache is read past it.
 const PAST_CACHE_FROM: u64 = 8 << 20;
 /// Bytes read at once past the page cache.
@@ -23,9 +21,6 @@ const N_LANES: usize = 3;
 const N_BUFFERS: usize = 2;
 /// Lanes of all files at once: so many threads and buffers are there at most.
 const MOST_LANES: usize = 24;
-/// Bytes of a stream that are read, hashed and handed on at once: so many are kept back until the
-/// digest agrees.
-const VERIFIED_STEP: usize = 128 << 10;
 
 /// Hashes a file whole and says how many bytes it saw; one that is longer than `size` is not read
 /// to its end. Ends early when told to stop.
@@ -47,15 +42,14 @@ pub(crate) fn hash(
         return hashed;
     }
     let mut hasher = Hasher::new(algorithm);
-    let step = STEP.min(usize::try_from(size.saturating_add(1)).unwrap_or(STEP));
-    let mut buffer = vec![0; step];
+    let mut buffer = Buffer::for_what_is_left(size, STEP);
     let mut at = 0;
     while at <= size {
         stop.check()?;
-        let n = fill(file, &mut buffer, at)?;
-        hasher.update(&buffer[..n]);
-        at += n as u64;
-        if n < buffer.len() {
+        fill_buffer(file, &mut buffer, at)?;
+        hasher.update(buffer.bytes());
+        at += buffer.bytes().len() as u64;
+        if !buffer.is_full() {
             break;
         }
     }
@@ -135,6 +129,13 @@ fn hash_past_cache(
     })
 }
 
+/// Reads into a buffer until it is full or the file ends.
+pub(crate) fn fill_buffer(file: &dyn File, buffer: &mut Buffer, at: u64) -> io::Result<()> {
+    let filled = fill(file, buffer.space(), at)?;
+    buffer.set_filled(filled);
+    Ok(())
+}
+
 pub(crate) fn fill(file: &dyn File, space: &mut [u8], at: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < space.len() {
@@ -165,9 +166,8 @@ pub(crate) fn read_up_to(file: &dyn File, path: &RelPath, most: u64) -> Result<V
 /// A blob as a stream that hashes as it goes. Its last bytes come out only once the digest of all
 /// of them agrees: who gets a complete answer got the right bytes.
 ///
-/// What was read goes out in the buffer that it was read into, and a buffer is as large as what is
-/// left: small blobs are many, and pages that are mapped and cleared for nothing cost them more than
-/// hashing does.
+/// What was read goes out in the buffer that it was read into, and a buffer for the last bytes is no
+/// larger than they are.
 pub struct Verified {
     file: Box<dyn File>,
     digest: Digest,
@@ -176,10 +176,9 @@ pub struct Verified {
     /// How far the file was read.
     at: u64,
     /// Hashed, and kept back until there is more, or the digest agrees.
-    withheld: Vec<u8>,
-    /// What may go out to whoever reads, from `n_taken` on.
-    ready: Vec<u8>,
-    n_taken: usize,
+    withheld: Option<Buffer>,
+    /// What may go out.
+    ready: Option<Buffer>,
     on_rot: Option<Box<dyn FnOnce() + Send>>,
 }
 
@@ -196,9 +195,8 @@ impl Verified {
             size,
             hasher: Some(Hasher::new(digest.algorithm())),
             at: 0,
-            withheld: Vec::new(),
-            ready: Vec::new(),
-            n_taken: 0,
+            withheld: None,
+            ready: None,
             on_rot: Some(on_rot),
         }
     }
@@ -208,31 +206,13 @@ impl Verified {
         self.size
     }
 
-    /// The next bytes, in a buffer of their own, 128 KiB at most; none at the end.
+    /// The next bytes, 128 KiB at most; none at the end. What is smaller than that comes at once.
     ///
     /// # Errors
     /// `InvalidData` for a blob that turned out damaged, and whatever the disk says.
-    pub fn chunk(&mut self) -> io::Result<Vec<u8>> {
-        if self.n_taken > 0 {
-            self.ready.drain(..self.n_taken);
-            self.n_taken = 0;
-        }
-        while self.ready.is_empty() && self.advance()? {}
-        Ok(std::mem::take(&mut self.ready))
-    }
-
-    /// All that is left.
-    ///
-    /// # Errors
-    /// Like [`Verified::chunk`].
-    pub fn whole(mut self) -> io::Result<Vec<u8>> {
-        let mut all = self.chunk()?;
-        loop {
-            match self.chunk()? {
-                more if more.is_empty() => return Ok(all),
-                more => all.extend_from_slice(&more),
-            }
-        }
+    pub fn chunk(&mut self) -> io::Result<Option<Buffer>> {
+        while self.ready.is_none() && self.advance()? {}
+        Ok(self.ready.take())
     }
 
     /// Reads on, and says whether there may be more; a whole buffer at least is kept back, or all
@@ -241,52 +221,44 @@ impl Verified {
         let Some(hasher) = &mut self.hasher else {
             return match self.on_rot {
                 Some(_) => {
-                    self.ready = std::mem::take(&mut self.withheld);
-                    Ok(!self.ready.is_empty())
+                    self.ready = self.withheld.take();
+                    Ok(false)
                 }
                 None => Err(io::ErrorKind::InvalidData.into()),
             };
         };
-        let left = usize::try_from(self.size.saturating_sub(self.at)).unwrap_or(usize::MAX);
-        // One more than is left, so that a file that grew shows.
-        let step = VERIFIED_STEP.min(left.saturating_add(1));
-        let mut bytes = vec![0; step];
-        let n = match fill(&*self.file, &mut bytes, self.at) {
-            Ok(n) => n,
-            Err(error) => {
-                // Nothing more comes out of this, whoever asks again.
-                (self.hasher, self.on_rot) = (None, None);
-                return Err(error);
-            }
-        };
-        bytes.truncate(n);
-        hasher.update(&bytes);
-        self.at += n as u64;
-        if n == step && self.at <= self.size {
-            self.ready = std::mem::replace(&mut self.withheld, bytes);
+        let mut bytes = Buffer::for_what_is_left(self.size.saturating_sub(self.at), STEP);
+        if let Err(error) = fill_buffer(&*self.file, &mut bytes, self.at) {
+            // Nothing more comes out of this, whoever asks again.
+            (self.hasher, self.on_rot) = (None, None);
+            return Err(error);
+        }
+        hasher.update(bytes.bytes());
+        self.at += bytes.bytes().len() as u64;
+        let is_last = !bytes.is_full() || self.at > self.size;
+        if !is_last || (self.at == self.size && self.agrees()) {
+            let next = Some(bytes).filter(|bytes| !bytes.is_empty());
+            self.ready = std::mem::replace(&mut self.withheld, next);
             return Ok(true);
         }
-        let actual = self.hasher.take().map(Hasher::finish);
-        if self.at == self.size && actual == Some(self.digest) {
-            self.ready = std::mem::replace(&mut self.withheld, bytes);
-            return Ok(true);
-        }
-        self.withheld = Vec::new();
+        (self.hasher, self.withheld) = (None, None);
         if let Some(on_rot) = self.on_rot.take() {
             on_rot();
         }
         Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", self.digest)))
     }
+
+    /// Whether the digest of all that was read is the right one. Nothing more is read after this.
+    fn agrees(&mut self) -> bool {
+        self.hasher.take().map(Hasher::finish) == Some(self.digest)
+    }
 }
 
 impl Read for Verified {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.n_taken == self.ready.len() {
-            (self.ready, self.n_taken) = (self.chunk()?, 0);
-        }
-        let n = buf.len().min(self.ready.len() - self.n_taken);
-        buf[..n].copy_from_slice(&self.ready[self.n_taken..self.n_taken + n]);
-        self.n_taken += n;
+        let Some(mut bytes) = self.chunk()? else { return Ok(0) };
+        let n = bytes.give(buf);
+        self.ready = Some(bytes).filter(|bytes| !bytes.is_empty());
         Ok(n)
     }
 }
@@ -321,12 +293,12 @@ mod tests {
         0,
         1,
         4096,
-        VERIFIED_STEP - 1,
-        VERIFIED_STEP,
-        VERIFIED_STEP + 1,
-        2 * VERIFIED_STEP - 1,
-        2 * VERIFIED_STEP,
-        3 * VERIFIED_STEP + 5,
+        STEP - 1,
+        STEP,
+        STEP + 1,
+        2 * STEP - 1,
+        2 * STEP,
+        3 * STEP + 5,
     ];
 
     #[test]
@@ -334,14 +306,15 @@ mod tests {
         for n in SIZES {
             let (bytes, size) = (bytes(n), n as u64);
             let good = || stream(&bytes, Digest::of(&bytes), size).0;
-            assert_eq!(good().whole().expect("whole"), bytes, "{n}");
             let mut read = Vec::new();
             good().read_to_end(&mut read).expect("read");
             assert_eq!(read, bytes, "{n}");
             // Some by reading, the rest in chunks.
             let (mut mixed, mut some) = (good(), vec![0; n.min(100)]);
             mixed.read_exact(&mut some).expect("some");
-            some.extend(mixed.whole().expect("the rest"));
+            while let Some(chunk) = mixed.chunk().expect("the rest") {
+                some.extend_from_slice(chunk.as_ref());
+            }
             assert_eq!(some, bytes, "{n}");
         }
     }
@@ -367,14 +340,14 @@ mod tests {
                 let mut came = 0;
                 let error = loop {
                     match stream.chunk() {
-                        Ok(chunk) if chunk.is_empty() => panic!("{n} bytes, {what}: an end"),
-                        Ok(chunk) => came += chunk.len(),
+                        Ok(None) => panic!("{n} bytes, {what}: an end"),
+                        Ok(Some(chunk)) => came += chunk.as_ref().len(),
                         Err(error) => break error,
                     }
                 };
                 assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{n} bytes, {what}");
                 assert!(told.load(Ordering::Relaxed), "{n} bytes, {what}: told");
-                let most = n.saturating_sub(VERIFIED_STEP);
+                let most = n.saturating_sub(STEP);
                 assert!(came <= most, "{n} bytes, {what}: {came} came");
                 assert!(stream.chunk().is_err(), "{n} bytes, {what}: asked again");
             }

@@ -16,8 +16,6 @@ use wire::{Code, Problem};
 use crate::ask::Ask;
 use crate::bridge::Kind;
 
-/// Bytes handed to the connection at once.
-const PIECE: usize = 128 << 10;
 /// Pieces between the job and the connection.
 const N_PIECES: usize = 4;
 
@@ -32,7 +30,7 @@ pub trait Pieces: Send + 'static {
 
 impl Pieces for Verified {
     fn next(&mut self) -> io::Result<Bytes> {
-        self.chunk().map(Bytes::from)
+        Ok(self.chunk()?.map(Bytes::from_owner).unwrap_or_default())
     }
 }
 
@@ -47,11 +45,9 @@ pub struct Slice {
 impl Pieces for Slice {
     fn next(&mut self) -> io::Result<Bytes> {
         let left = self.left.end.saturating_sub(self.left.start);
-        let mut bytes = vec![0; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
-        let filled = self.blob.fill(&mut bytes, self.left.start)?;
-        self.left.start += filled as u64;
-        bytes.truncate(filled);
-        Ok(bytes.into())
+        let bytes = Bytes::from_owner(self.blob.chunk(self.left.start, left)?);
+        self.left.start += bytes.len() as u64;
+        Ok(bytes)
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Draft, Held, Member, Taken};
+use crate::buffer::{Buffer, STEP};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::disk::{File, RelPath, Stat};
 use crate::error::Error;
@@ -321,13 +322,14 @@ fn hash_reading(
     size: u64,
 ) -> Result<(Digest, u64), Error> {
     let mut hasher = Hasher::new(algorithm);
-    let mut buffer = vec![0; 256 << 10];
+    let mut buffer = Buffer::new(STEP);
     let mut at = 0;
     while at <= size {
-        let n = reading.fill(&mut buffer)?;
-        hasher.update(&buffer[..n]);
-        at += n as u64;
-        if n < buffer.len() {
+        let filled = reading.fill(buffer.space())?;
+        buffer.set_filled(filled);
+        hasher.update(buffer.bytes());
+        at += filled as u64;
+        if !buffer.is_full() {
             break;
         }
     }

@@ -176,12 +176,8 @@ impl Repository {
         if claimed != actual {
             return Err(Refusal::WrongSize { digest, claimed, actual }.into());
         }
-        let mut bytes = vec![0; usize::try_from(actual).map_err(|_| missing())?];
-        let filled = checked.fill(&mut bytes, 0).map_err(Error::disk("reading", &found.path))?;
-        match filled == bytes.len() {
-            true => Ok(bytes),
-            false => Err(missing().into()),
-        }
+        let bytes = checked.whole().map_err(Error::disk("reading", &found.path))?;
+        bytes.ok_or_else(|| missing().into())
     }
 
     /// A descriptor that claims another size than its blob has is refused; where rot cut the blob

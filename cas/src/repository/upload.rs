@@ -6,6 +6,7 @@ use std::io;
 
 use super::Repository;
 use super::record::{self, Belongs, Found, Mark, UploadId};
+use crate::buffer::{Buffer, STEP};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::disk::{Create, File, RelPath, read_exact_at, write_all_at};
 use crate::draft::Taken;
@@ -18,8 +19,6 @@ use crate::reader::hash;
 use crate::source::{Reading, Source};
 use crate::store::Store;
 
-/// Bytes that go through at once.
-const STEP: usize = 128 << 10;
 /// How much room is asked for at once: nobody says how much will come.
 const GROWTH: u64 = 16 << 20;
 /// After so many bytes of one body what came is made durable, so that of a long one that breaks off
@@ -235,19 +234,17 @@ impl Upload {
     fn add(&mut self, source: Source<'_>) -> Result<u64, Error> {
         self.begin()?;
         let mut reading = Reading::new(source)?;
-        let mut buffer = vec![0; STEP];
+        let mut buffer = Buffer::new(STEP);
         loop {
-            let filled = match reading.fill_what_comes(&mut buffer) {
-                (0, None) => break,
-                (filled, outcome) => {
-                    self.write(&buffer[..filled])?;
-                    match outcome {
-                        Some(error) => return Err(error),
-                        None => filled,
-                    }
-                }
-            };
-            if filled < buffer.len() {
+            let (filled, outcome) = reading.fill_what_comes(buffer.space());
+            buffer.set_filled(filled);
+            if filled > 0 {
+                self.write(buffer.bytes())?;
+            }
+            if let Some(error) = outcome {
+                return Err(error);
+            }
+            if !buffer.is_full() {
                 break;
             }
             let open = self.open()?;

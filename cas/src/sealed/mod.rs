@@ -18,7 +18,8 @@ use crate::index::Facts;
 use crate::layout;
 use crate::memory::Share;
 use crate::oci::{self, Closure, Descriptor, Node, media_type};
-use crate::reader::{Verified, fill, read_small};
+use crate::buffer::{Buffer, STEP};
+use crate::reader::{Verified, fill_buffer, read_small};
 use crate::stop::Stop;
 use crate::store::{Inner, Store};
 use crate::workspace::Workspace;
@@ -346,11 +347,19 @@ impl CheckedBlob {
         self.file.read_at(buf, offset)
     }
 
-    /// The same until `buf` is full or the file ends; says how much of it is filled.
+    /// All of it, which is small; `None` when the file has another size by now.
+    pub(crate) fn whole(&self) -> io::Result<Option<Vec<u8>>> {
+        read_small(&*self.file, self.size)
+    }
+
+    /// The next of `left` bytes from there on, 128 KiB at most; fewer where the file ends.
     ///
     /// # Errors
     /// What the system says.
-    pub fn fill(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        fill(&*self.file, buf, offset)
+    pub fn chunk(&self, offset: u64, left: u64) -> io::Result<Buffer> {
+        let mut bytes = Buffer::for_what_is_left(left, STEP);
+        fill_buffer(&*self.file, &mut bytes, offset)?;
+        bytes.keep(left);
+        Ok(bytes)
     }
 }

@@ -23,12 +23,13 @@ use crate::v2::fault::{Fault, Kind};
 use crate::v2::path::{Access, Target};
 use crate::v2::range::{self, Part};
 
-/// Blobs up to this are read whole by the job that finds them, and go out as they are.
+/// Blobs up to this are read whole by the job that finds them, and go out as they are: they come as
+/// one chunk.
 const AT_ONCE: u64 = 64 << 10;
 
 /// What the first job found.
 enum Found {
-    Small(Vec<u8>),
+    Small(Bytes),
     Large(Box<Held>),
 }
 
@@ -44,8 +45,9 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
         if held.size() > AT_ONCE {
             return Ok(Found::Large(Box::new(held)));
         }
-        let read = held.stream().map_err(told)?.whole();
-        read.map(Found::Small).map_err(|error| broken(&digest, &error))
+        let read = held.stream().map_err(told)?.chunk();
+        let bytes = read.map_err(|error| broken(&digest, &error))?;
+        Ok(Found::Small(bytes.map(Bytes::from_owner).unwrap_or_default()))
     };
     let found = job(ask, bridge::Kind::Short, find).await?;
     let size = match &found {
@@ -59,7 +61,7 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
         (Part::Whole, Found::Large(held)) => whole(ask, *held, digest).await,
         (Part::Bytes(part), Found::Small(bytes)) => {
             let within = |at| usize::try_from(at).unwrap_or(usize::MAX);
-            let bytes = Bytes::from(bytes).slice(within(part.start)..within(part.end));
+            let bytes = bytes.slice(within(part.start)..within(part.end));
             in_part(Answer::bytes(status::PART, bytes), &digest, &part, size)
         }
         (Part::Bytes(part), Found::Large(_)) => {
