@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::connection::{Answer, Ask, Connection};
 use crate::pool::Client;
 use crate::problem::Error;
 use crate::progress::{Progress, sum};
+use crate::routes::CHECK_PATIENCE;
 
 /// Below this a body is faster than a descriptor.
 const SMALL: u64 = 64 << 10;
@@ -180,6 +182,28 @@ impl Client {
             Ok(to)
         })
         .await
+    }
+
+    /// A read-only descriptor of one member of an artifact: the very file that the daemon hashed to
+    /// its end for this answer, and which it never writes to again. Nothing is copied, and nothing is
+    /// hashed here: who does not want to rely on the daemon's word uses [`Client::write_file`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn descriptor(&self, artifact: &Digest, member: &Digest) -> Result<OwnedFd, Error> {
+        let ask = Ask {
+            accepts_descriptor: true,
+            patience: CHECK_PATIENCE,
+            ..self.blob(artifact, member, 0)
+        };
+        let (mut lease, mut answer) = self.ask(&ask).await?;
+        let descriptor = answer.descriptor.take();
+        lease.connection.collect(answer).await?;
+        lease.give_back().await;
+        descriptor.ok_or_else(|| Error::Odd {
+            doing: "asking for a descriptor",
+            reason: "the answer came without one".to_owned(),
+        })
     }
 
     async fn member(&self, artifact: &Digest, member: &Digest) -> Result<Descriptor, Error> {

@@ -20,7 +20,7 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// What hashing or copying may take: the slowest disk that anybody would run a store on.
 const SLOWEST_BYTES_PER_SECOND: u64 = 5 << 20;
 /// What checking an artifact of unknown size may take.
-const CHECK_PATIENCE: Duration = Duration::from_secs(4 * 3600);
+pub(crate) const CHECK_PATIENCE: Duration = Duration::from_secs(4 * 3600);
 /// A collection paces its deletes.
 const GC_PATIENCE: Duration = Duration::from_secs(12 * 3600);
 /// Artifacts on a page of a listing.

@@ -1,6 +1,6 @@
 //! The client against a daemon that says whatever a test wants it to say.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -377,6 +377,21 @@ fn artifact(bytes: &[u8], handed_out: Vec<u8>) -> (Digest, impl Fn(&Seen) -> Say
         Some(_) => Say::Bytes(handed_out.clone()),
     };
     (digest, script)
+}
+
+#[tokio::test]
+async fn a_descriptor_is_what_the_daemon_handed_over_and_nothing_else_will_do() {
+    let bytes = vec![7; 1 << 20];
+    let (digest, script) = artifact(&bytes, bytes.clone());
+    let fake = Fake::start(false, script);
+    let handed = fake.client().await.descriptor(&digest, &Digest::of(&bytes)).await;
+    let mut read = Vec::new();
+    std::fs::File::from(handed.expect("a descriptor")).read_to_end(&mut read).expect("read");
+    assert_eq!(read, bytes);
+
+    let fake = Fake::start(false, move |_: &Seen| Say::Bytes(bytes.clone()));
+    let told = fake.client().await.descriptor(&digest, &digest).await.map(drop);
+    assert!(matches!(told, Err(Error::Odd { .. })), "{told:?}");
 }
 
 #[tokio::test]

@@ -222,8 +222,9 @@ fn password_jobs() -> usize {
 
 fn hashing_jobs(config: &Config) -> usize {
     match config.limits.hashing_jobs {
-        // The half that one uid gets must keep every core at work.
-        0 => 2 * std::thread::available_parallelism().map_or(2, usize::from),
+        // The half that one uid gets must keep every core at work, also while the next job is on its
+        // way to its thread or waits for the disk.
+        0 => 2 * (std::thread::available_parallelism().map_or(2, usize::from) + 1),
         n => n,
     }
 }
@@ -328,7 +329,7 @@ mod tests {
     #[test]
     fn one_uid_alone_keeps_every_core_at_work() {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        assert_eq!(Bridge::new(&Config::default()).hashing.per_uid, cores);
+        assert_eq!(Bridge::new(&Config::default()).hashing.per_uid, cores + 1);
     }
 
     #[tokio::test]
