@@ -9,12 +9,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use serde::Serialize;
-use tokio::sync::mpsc::Receiver;
 use wire::api::{DESCRIPTORS, ErrorBody};
 use wire::stream::Descriptors;
 use wire::{Code, Problem};
 
 use crate::metrics::End;
+use crate::outgoing::Coming;
 use crate::record::Record;
 use crate::status;
 
@@ -28,7 +28,7 @@ pub struct Answer {
 enum Content {
     Empty,
     Whole(Bytes),
-    Stream { pieces: Receiver<io::Result<Bytes>>, size: u64 },
+    Stream { pieces: Coming, size: u64 },
     Descriptor(OwnedFd),
 }
 
@@ -111,7 +111,7 @@ impl Answer {
     }
 
     /// Bytes on their way; an error among them breaks the connection off.
-    pub fn stream(pieces: Receiver<io::Result<Bytes>>, size: u64) -> Answer {
+    pub fn stream(pieces: Coming, size: u64) -> Answer {
         Answer::of(status::DONE, Some(OCTETS), Content::Stream { pieces, size })
     }
 
@@ -170,7 +170,7 @@ pub struct AnswerBody {
 enum Rest {
     Nothing,
     Whole(Bytes),
-    Stream { pieces: Receiver<io::Result<Bytes>>, left: u64 },
+    Stream { pieces: Coming, left: u64 },
 }
 
 impl Body for AnswerBody {
@@ -190,7 +190,7 @@ impl Body for AnswerBody {
                 record.went_out(bytes.len() as u64);
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Rest::Stream { pieces, left } => match std::task::ready!(pieces.poll_recv(cx)) {
+            Rest::Stream { pieces, left } => match std::task::ready!(pieces.poll_next(cx)) {
                 Some(Ok(bytes)) => {
                     *left = left.saturating_sub(bytes.len() as u64);
                     record.went_out(bytes.len() as u64);

@@ -65,9 +65,12 @@ struct Queue {
     n_waiting: AtomicUsize,
 }
 
-/// A place for one job.
+/// A place for one job, free again when the last copy of this is gone.
+#[derive(Clone, Debug)]
+pub struct Place(#[expect(dead_code, reason = "only its end is of use")] Arc<Permits>);
+
 #[derive(Debug)]
-pub struct Place {
+struct Permits {
     _place: OwnedSemaphorePermit,
     _of_share: OwnedSemaphorePermit,
     _share: Arc<Queue>,
@@ -137,7 +140,9 @@ impl Bridge {
             Some((of_share, places.all.permit().await?))
         };
         match tokio::time::timeout(patience, wait).await {
-            Ok(Some((_of_share, _place))) => Ok(Place { _place, _of_share, _share: share }),
+            Ok(Some((_of_share, _place))) => {
+                Ok(Place(Arc::new(Permits { _place, _of_share, _share: share })))
+            }
             Ok(None) | Err(_) => {
                 Err(Problem::new(Code::Busy, "too many requests are waiting")
                     .hint("try again later"))
@@ -190,7 +195,7 @@ impl Drop for Wanted {
 }
 
 impl Place {
-    /// Runs a job here; the place is free again when it ended.
+    /// Runs a job here, which keeps the place until it ends.
     pub fn start<T: Send + 'static>(
         self,
         job: impl FnOnce() -> T + Send + 'static,

@@ -1,11 +1,13 @@
 //! The bytes of an answer: from a blocking reader that proves them to the connection.
 //!
-//! The job goes at the peer's pace and ends when the connection does. The first piece is read
-//! before the answer begins, so that damage to a small blob is told in words; a later error ends
-//! the answer before its announced length.
+//! The job goes at the peer's pace and ends when the connection does. Of a blob that the pieces under
+//! way have room for, all are read before the answer begins: its damage is told in words, and its
+//! peer waits for the job once. Of a larger one it is the first piece; a later error ends the answer
+//! before its announced length.
 
 use std::io;
 use std::ops::Range;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use cas::{CheckedBlob, Verified};
@@ -14,10 +16,13 @@ use tokio::sync::oneshot;
 use wire::{Code, Problem};
 
 use crate::ask::Ask;
-use crate::bridge::Kind;
+use crate::bridge::{Kind, Place};
 
-/// Pieces between the job and the connection.
+/// Pieces between the job and the connection, which are of 128 KiB each. With more of a long answer
+/// under way they would be out of the core's own cache when they are sent.
 const N_PIECES: usize = 4;
+/// The same for an answer that has no more pieces than these.
+const N_AT_ONCE: usize = 8;
 
 /// Bytes that come piece by piece.
 pub trait Pieces: Send + 'static {
@@ -61,51 +66,89 @@ pub struct Outgoing<R, B> {
     pub broken: B,
 }
 
-/// Opens what goes out in a job of its own and reads its first piece; the rest follows at the
-/// peer's pace.
+/// Pieces on their way to the connection. They hold the job's place, also when that is done: they are
+/// its memory.
+pub struct Coming {
+    pieces: Receiver<io::Result<Bytes>>,
+    _place: Place,
+}
+
+impl Coming {
+    /// The next piece; none when the job is over.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        self.pieces.poll_recv(cx)
+    }
+}
+
+/// Opens what goes out in a job of its own and reads what comes first; the rest follows at the peer's
+/// pace.
 ///
 /// # Errors
 /// What `open` or `broken` say; [`Code::Busy`].
 pub async fn start<R, B, E>(
     ask: &Ask,
     open: impl FnOnce() -> Result<Outgoing<R, B>, E> + Send + 'static,
-) -> Result<(Receiver<io::Result<Bytes>>, u64), E>
+) -> Result<(Coming, u64), E>
 where
     R: Pieces,
     B: FnOnce(&io::Error) -> E + Send + 'static,
     E: From<Problem> + Send + 'static,
 {
     let (begin, begun) = oneshot::channel();
-    let (pieces, coming) = channel(N_PIECES);
     let place = ask.app.bridge.place(Kind::Sending, ask.caller.peer.whom()).await?;
+    let kept = place.clone();
     place.start(move || {
         let opened = open().and_then(|Outgoing { mut reader, size, broken }| {
-            let first = reader.next().map_err(|error| broken(&error))?;
+            let first = read_first(&mut reader, size).map_err(|error| broken(&error))?;
             Ok((size, first, reader))
         });
         match opened {
             Err(error) => drop(begin.send(Err(error))),
             Ok((size, first, reader)) => {
-                if begin.send(Ok(size)).is_ok() {
-                    pass_on(reader, size, first, &pieces);
+                let (pieces, coming) = channel(N_PIECES.max(first.len()));
+                // All that was read first finds room there.
+                let left = first.into_iter().fold(size, |left, piece| {
+                    let n_bytes = piece.len() as u64;
+                    let _ = pieces.try_send(Ok(piece));
+                    left.saturating_sub(n_bytes)
+                });
+                if begin.send(Ok((coming, size))).is_ok() {
+                    pass_on(reader, left, &pieces);
                 }
             }
         }
     });
-    let size = begun.await.map_err(|_| Problem::new(Code::Internal, "the reading job died"))??;
-    Ok((coming, size))
+    let died = |_| Problem::new(Code::Internal, "the reading job died");
+    let (pieces, size) = begun.await.map_err(died)??;
+    Ok((Coming { pieces, _place: kept }, size))
 }
 
-fn pass_on(mut reader: impl Pieces, size: u64, first: Bytes, pieces: &Sender<io::Result<Bytes>>) {
-    let mut left = size.saturating_sub(first.len() as u64);
-    if pieces.blocking_send(Ok(first)).is_err() {
-        return;
+/// All of what has room under way, or the first piece of what is longer.
+fn read_first(reader: &mut impl Pieces, size: u64) -> io::Result<Vec<Bytes>> {
+    if size == 0 {
+        // Nothing comes, once that is proved; an empty piece says so.
+        return Ok(vec![reader.next()?]);
     }
+    let mut first = vec![next(reader)?];
+    let n_pieces = size.div_ceil(first[0].len().max(1) as u64);
+    if n_pieces <= N_AT_ONCE as u64 {
+        for _ in 1..n_pieces {
+            first.push(next(reader)?);
+        }
+    }
+    Ok(first)
+}
+
+fn next(reader: &mut impl Pieces) -> io::Result<Bytes> {
+    match reader.next() {
+        Ok(bytes) if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+        other => other,
+    }
+}
+
+fn pass_on(mut reader: impl Pieces, mut left: u64, pieces: &Sender<io::Result<Bytes>>) {
     while left > 0 {
-        let next = match reader.next() {
-            Ok(bytes) if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
-            other => other,
-        };
+        let next = next(&mut reader);
         left = left.saturating_sub(next.as_ref().map_or(left, |bytes| bytes.len() as u64));
         // An error ends the answer before its announced length, and so does a peer that left.
         if pieces.blocking_send(next).is_err() {
