@@ -116,7 +116,7 @@ pub struct Limits {
     pub uploads_per_uid: usize,
     /// Bytes of manifests on their way in that all requests at once may hold in memory.
     pub bodies_in_memory: Size,
-    /// Jobs at once that hash large blobs; 0 is two for each core.
+    /// Jobs at once that hash large blobs; 0 is two for each core, and two more.
     pub hashing_jobs: usize,
     /// Long bodies at once that come in, at their client's pace.
     pub receiving_jobs: usize,

@@ -71,7 +71,7 @@ fn run(args: &Args) -> Result<(), Problem> {
         None => None,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4))
+        .worker_threads(Bridge::n_workers())
         .max_blocking_threads(Bridge::n_threads(&config))
         .thread_name("bonded")
         .enable_all()

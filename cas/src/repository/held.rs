@@ -16,6 +16,9 @@ use crate::reader::{Verified, read_small};
 use crate::sealed::CheckedBlob;
 use crate::workspace::{Name, Reference};
 
+/// Bytes of a manifest that is read at a look.
+const AT_A_LOOK: u64 = 64 << 10;
+
 /// A blob or manifest that is listed. Of a manifest the bytes are in memory, and proved.
 pub struct Held {
     repository: Repository,
@@ -59,20 +62,37 @@ impl Repository {
     /// [`Error::NotFound`], [`Error::Corrupt`] once for one that rotted, [`Error::DamagedName`],
     /// [`Error::Busy`], [`Error::Disk`].
     pub fn manifest(&self, reference: &Reference) -> Result<Held, Error> {
-        let digest = match reference {
-            Reference::Digest(digest) => *digest,
-            Reference::Tag(tag) => {
-                let name = Name::new(&self.name, tag);
-                let led = names::get(self.disk(), &self.workspace, &name)?;
-                led.ok_or_else(|| not_found(&name))?
-            }
-        };
+        let digest = self.led_to(reference)?;
         self.manifest_at(&digest, &[MemberKind::Manifest, MemberKind::Child]).map_err(|error| {
             match error {
                 Error::NotFound { .. } => not_found(reference),
                 other => other,
             }
         })
+    }
+
+    /// The same at a look: read and proved, if it takes no more than that. `None` says nothing;
+    /// [`Repository::manifest`] does. Nothing is waited for but the disk, and not for long: a
+    /// manifest of more than 64 KiB is left alone.
+    pub fn manifest_at_a_look(&self, reference: &Reference) -> Option<Held> {
+        let digest = self.led_to(reference).ok()?;
+        [MemberKind::Manifest, MemberKind::Child].into_iter().find_map(|kind| {
+            let path = self.member(kind, &digest);
+            let file = self.disk().open(&path).ok()?;
+            let size = file.stat().ok().map(|stat| stat.size).filter(|size| *size <= AT_A_LOOK)?;
+            self.read_good(&*file, &digest, size, &path).ok()?
+        })
+    }
+
+    fn led_to(&self, reference: &Reference) -> Result<Digest, Error> {
+        match reference {
+            Reference::Digest(digest) => Ok(*digest),
+            Reference::Tag(tag) => {
+                let name = Name::new(&self.name, tag);
+                let led = names::get(self.disk(), &self.workspace, &name)?;
+                led.ok_or_else(|| not_found(&name))
+            }
+        }
     }
 
     pub(super) fn manifest_at(&self, digest: &Digest, kinds: &[MemberKind]) -> Result<Held, Error> {
@@ -98,31 +118,39 @@ impl Repository {
             Err(error) => return Err(Error::disk("opening", path)(error)),
         };
         let size = file.stat().map_err(Error::disk("reading", path))?.size;
+        if size <= limit
+            && let Some(held) = self.read_good(&*file, digest, size, path)?
+        {
+            return Ok(held);
+        }
+        let good = self.prove(digest, size, path)?.map_err(|what| corrupt(digest, what))?;
+        let read = match size <= limit {
+            true => self.read_good(&*good.file, digest, size, path)?,
+            false => None,
+        };
+        read.ok_or_else(|| Refusal::TooLarge { digest: *digest, size, limit }.into())
+    }
+
+    /// Reads a manifest of so many bytes; `None` when they are not what the digest says.
+    fn read_good(
+        &self,
+        file: &dyn File,
+        digest: &Digest,
+        size: u64,
+        path: &RelPath,
+    ) -> Result<Option<Held>, Error> {
         let mut share = self.inner().memory.share();
-        share.grow(size.min(limit))?;
-        let read = |file: &dyn File| match size <= limit {
-            true => Ok(read_small(file, size)
-                .map_err(Error::disk("reading", path))?
-                .filter(|bytes| Digest::compute(digest.algorithm(), bytes) == *digest)),
-            false => Ok::<_, Error>(None),
-        };
-        let bytes = match read(&*file)? {
-            Some(bytes) => bytes,
-            None => match self.prove(digest, size, path)? {
-                Ok(good) => {
-                    read(&*good.file)?.ok_or(Refusal::TooLarge { digest: *digest, size, limit })?
-                }
-                Err(what) => return Err(corrupt(digest, what)),
-            },
-        };
-        Ok(Held {
+        share.grow(size)?;
+        let bytes = read_small(file, size).map_err(Error::disk("reading", path))?;
+        let good = bytes.filter(|bytes| Digest::compute(digest.algorithm(), bytes) == *digest);
+        Ok(good.map(|bytes| Held {
             repository: self.clone(),
             path: path.clone(),
             digest: *digest,
             size,
             media_type: root_media_type(&bytes),
             bytes: Some((bytes, share)),
-        })
+        }))
     }
 
     /// Hashes one of the files that are linked here; a rotten one is healed or put away.

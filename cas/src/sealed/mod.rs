@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use crate::buffer::{Buffer, STEP};
 use crate::digest::Digest;
 use crate::disk::{File, Kind, RelPath};
 use crate::error::{Damage, Error};
@@ -18,7 +19,6 @@ use crate::index::Facts;
 use crate::layout;
 use crate::memory::Share;
 use crate::oci::{self, Closure, Descriptor, Node, media_type};
-use crate::buffer::{Buffer, STEP};
 use crate::reader::{Verified, fill_buffer, read_small};
 use crate::stop::Stop;
 use crate::store::{Inner, Store};

@@ -24,11 +24,18 @@ pub(super) async fn find(ask: &mut Ask) -> Result<Held, Fault> {
     let target = target(ask, Access::Read, Right::Read)?;
     let reference = path(ask)?.reference(Access::Read)?;
     let repository = repository(ask, &target);
-    let look = move || {
-        let told = |error| inside(error, (&repository, &target), Kind::ManifestUnknown, &reference);
-        repository.manifest(&reference).map_err(told)
+    let found = match ask.look(|| repository.manifest_at_a_look(&reference)) {
+        Some(found) => found,
+        None => {
+            let read = move || {
+                let told = |error| {
+                    inside(error, (&repository, &target), Kind::ManifestUnknown, &reference)
+                };
+                repository.manifest(&reference).map_err(told)
+            };
+            job(ask, bridge::Kind::Short, read).await?
+        }
     };
-    let found = job(ask, bridge::Kind::Short, look).await?;
     ask.record.digest = Some(found.digest());
     Ok(found)
 }
