@@ -186,7 +186,8 @@ impl Client {
 
     /// A read-only descriptor of one member of an artifact: the very file that the daemon hashed to
     /// its end for this answer, and which it never writes to again. Nothing is copied, and nothing is
-    /// hashed here: who does not want to rely on the daemon's word uses [`Client::write_file`].
+    /// hashed here: who does not want to rely on the daemon's word uses [`Client::write_file`]. It is
+    /// read at offsets: where it stands is nobody's promise.
     ///
     /// # Errors
     /// See [`Error`].

@@ -14,7 +14,8 @@
 //!
 //! A [`Client`] is cheap to clone and safe to share; it keeps a few connections to one daemon and
 //! speaks for one workspace. It must be used inside a tokio runtime with I/O and time enabled. What
-//! it gets is hashed here again; what it puts is proved by the daemon, byte by byte.
+//! it gets is hashed here again, but for what [`Client::descriptor`] hands over; what it puts is proved
+//! by the daemon, byte by byte.
 //!
 //! This crate knows the wire and the formats, and nothing of how the store keeps things.
 

@@ -221,6 +221,29 @@ fn those_who_ask_and_do_not_read_lose_their_place() {
 }
 
 #[test]
+fn what_was_proved_at_once_and_is_not_read_holds_its_place() {
+    let daemon = Daemon::with("[timeouts]\nqueue = \"300ms\"\n[limits]\nsending_jobs = 2\n");
+    let bytes = noise("not read either", 1 << 20);
+    let path = daemon.folder().join("at once");
+    std::fs::write(&path, &bytes).unwrap();
+    let artifact = daemon.bond(&["put", &file(&path)]).ok().digest();
+    let get = format!("/v1/workspaces/default/artifacts/{artifact}/blobs/{}", Digest::of(&bytes));
+
+    let mut deaf = daemon.connect();
+    deaf.send(head("GET", &get, 0)).unwrap();
+    let begun = Instant::now();
+    while !is_answered(&deaf.stream) && begun.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Half of the places is one: the bytes that wait in memory have it.
+    assert_eq!(daemon.connect().get(&get).code(), "busy");
+    let answer = deaf.answer();
+    assert!(answer.is_whole && answer.body == bytes, "{} {}", answer.status, answer.code());
+    let answer = daemon.connect().get(&get);
+    assert!(answer.is_whole && answer.body == bytes, "{} {}", answer.status, answer.code());
+}
+
+#[test]
 fn a_thousand_connections_do_not_keep_a_good_client_out() {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     if soft < 3_000 {
