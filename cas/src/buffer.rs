@@ -1,5 +1,6 @@
 //! Memory that bytes pass through: aligned for direct I/O, used again, bounded.
 
+use std::fmt;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
@@ -43,7 +44,6 @@ impl Spare {
 }
 
 /// Memory for some bytes of a blob, whose first one lies at a multiple of 4096.
-#[derive(Debug)]
 pub struct Buffer {
     memory: Vec<u8>,
     start: usize,
@@ -77,11 +77,6 @@ impl Buffer {
         self.filled = filled.min(self.capacity);
     }
 
-    /// Forgets what was filled beyond so many bytes.
-    pub(crate) fn keep(&mut self, most: u64) {
-        self.filled = usize::try_from(most).unwrap_or(self.filled).min(self.filled);
-    }
-
     /// What was filled.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.memory[self.start..self.start + self.filled]
@@ -104,6 +99,13 @@ impl Buffer {
 
     pub(crate) fn is_full(&self) -> bool {
         self.filled == self.capacity
+    }
+}
+
+impl fmt::Debug for Buffer {
+    /// Says how much is in it; what an earlier use left there is nobody's business.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} of {} bytes)", self.filled, self.capacity)
     }
 }
 
@@ -173,5 +175,54 @@ impl Drop for Chunk {
         if let Some(buffer) = self.buffer.take() {
             let _ = self.back.try_send(buffer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_use_left_is_never_given_out() {
+        for capacity in [STEP, DIRECT_STEP, 100] {
+            for n_filled in [0, 1, 99] {
+                let mut buffer = Buffer::new(capacity);
+                buffer.space().fill(0xAA);
+                buffer.set_filled(capacity);
+                assert!(buffer.is_full() && buffer.bytes().iter().all(|b| *b == 0xAA));
+                drop(buffer);
+
+                let mut buffer = Buffer::new(capacity);
+                assert!(buffer.is_empty() && buffer.bytes().is_empty());
+                buffer.space()[..n_filled].fill(1);
+                buffer.set_filled(n_filled);
+                assert_eq!(buffer.bytes(), vec![1; n_filled]);
+                assert!(!format!("{buffer:?}").contains("170"));
+                let mut some = [0; 40];
+                let n = buffer.give(&mut some);
+                assert_eq!(some[..n], vec![1; n_filled.min(40)]);
+                assert_eq!(buffer.as_ref(), vec![1; n_filled - n]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_was_given_from_is_whole_again_when_it_is_used_again() {
+        for _ in 0..3 {
+            let mut buffer = Buffer::new(STEP);
+            assert_eq!(
+                (buffer.space().len(), buffer.space().as_ptr().addr() % ALIGNMENT),
+                (STEP, 0)
+            );
+            buffer.set_filled(STEP);
+            assert_eq!(buffer.give(&mut [0; 1000]), 1000);
+        }
+    }
+
+    #[test]
+    fn no_more_is_kept_than_there_is_room_for() {
+        let spare = Spare::new(8, 2);
+        (0..5).for_each(|_| spare.put(vec![0; 8]));
+        assert!(spare.take().is_some() && spare.take().is_some() && spare.take().is_none());
     }
 }

@@ -141,12 +141,20 @@ pub(crate) fn get(
         Err(error) => return Err(Error::disk("opening", &path)(error)),
     };
     let found = read_up_to(&*file, &path, MOST_BYTES)?;
-    let digest =
-        found.split(|b| *b == b'\n').next().and_then(|line| std::str::from_utf8(line).ok());
-    match digest.and_then(|text| text.parse::<Digest>().ok()) {
-        Some(digest) if bytes(name, &digest) == found => Ok(Some(digest)),
-        _ => Err(damaged(name)),
-    }
+    leads_to(name, &found).map(Some).ok_or_else(|| damaged(name))
+}
+
+/// The same without waiting for the disk; `None` says nothing.
+pub(crate) fn get_now(disk: &dyn Disk, workspace: &Workspace, name: &Name) -> Option<Digest> {
+    let path = layout::tags(workspace, name.repository()).join(name.tag());
+    leads_to(name, &disk.read_now(&path, MOST_BYTES).ok()?)
+}
+
+/// Where a name leads by what stands in its file, unless that is damaged.
+fn leads_to(name: &Name, found: &[u8]) -> Option<Digest> {
+    let line = found.split(|b| *b == b'\n').next()?;
+    let digest = std::str::from_utf8(line).ok()?.parse::<Digest>().ok()?;
+    (bytes(name, &digest) == found).then_some(digest)
 }
 
 fn damaged(name: &Name) -> Error {

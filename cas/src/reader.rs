@@ -14,7 +14,7 @@ use crate::stop::Stop;
 /// From this size on, a file that is not in the page cache is read past it.
 const PAST_CACHE_FROM: u64 = 8 << 20;
 /// Bytes read at once past the page cache.
-const DIRECT_STEP: usize = 1 << 20;
+const PAST_CACHE_STEP: usize = 1 << 20;
 /// Reads in flight past the page cache: one keeps no disk busy.
 const N_LANES: usize = 3;
 /// Buffers of each: one being filled, one that waits or is being hashed.
@@ -89,17 +89,17 @@ fn hash_past_cache(
             .map(|lane| {
                 let (send, receive) = sync_channel(N_BUFFERS);
                 let read = move || -> io::Result<()> {
-                    let ring = Ring::new(N_BUFFERS, DIRECT_STEP);
-                    let mut at = (lane * DIRECT_STEP) as u64;
+                    let ring = Ring::new(N_BUFFERS, PAST_CACHE_STEP);
+                    let mut at = (lane * PAST_CACHE_STEP) as u64;
                     while at <= size {
                         stop.check()?;
                         let Some(mut chunk) = ring.next(at) else { break };
                         let n = fill(file, chunk.space(), at)?;
                         chunk.set_filled(n);
-                        if send.send(chunk).is_err() || n < DIRECT_STEP {
+                        if send.send(chunk).is_err() || n < PAST_CACHE_STEP {
                             break;
                         }
-                        at += (N_LANES * DIRECT_STEP) as u64;
+                        at += (N_LANES * PAST_CACHE_STEP) as u64;
                     }
                     Ok(())
                 };
@@ -114,7 +114,7 @@ fn hash_past_cache(
             let Ok(chunk) = receive.recv() else { break };
             hasher.update(chunk.bytes());
             at += chunk.bytes().len() as u64;
-            if chunk.bytes().len() < DIRECT_STEP {
+            if chunk.bytes().len() < PAST_CACHE_STEP {
                 break;
             }
         }
@@ -152,11 +152,7 @@ pub(crate) fn fill(file: &dyn File, space: &mut [u8], at: u64) -> io::Result<usi
 /// Reads a whole file of a known small size; `None` when it has another size.
 pub(crate) fn read_small(file: &dyn File, size: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = vec![0; usize::try_from(size + 1).map_err(|_| io::ErrorKind::FileTooLarge)?];
-    // One byte more is asked for than there should be: a read that comes back without it saw the end.
-    let mut n = file.read_at(&mut bytes, 0)?;
-    if (n as u64) < size {
-        n += fill(file, &mut bytes[n..], n as u64)?;
-    }
+    let n = fill(file, &mut bytes, 0)?;
     bytes.truncate(n);
     Ok((n as u64 == size).then_some(bytes))
 }
@@ -170,8 +166,7 @@ pub(crate) fn read_up_to(file: &dyn File, path: &RelPath, most: u64) -> Result<V
 /// A blob as a stream that hashes as it goes. Its last bytes come out only once the digest of all
 /// of them agrees: who gets a complete answer got the right bytes.
 ///
-/// What was read goes out in the buffer that it was read into, and a buffer for the last bytes is no
-/// larger than they are.
+/// What was read goes out in the buffer that it was read into.
 pub struct Verified {
     file: Box<dyn File>,
     digest: Digest,
@@ -293,8 +288,20 @@ mod tests {
         (0..n).map(|i| (i * 31 % 251) as u8).collect()
     }
 
-    const SIZES: [usize; 9] =
-        [0, 1, 4096, STEP - 1, STEP, STEP + 1, 2 * STEP - 1, 2 * STEP, 3 * STEP + 5];
+    const SIZES: [usize; 12] = [
+        0,
+        1,
+        4096,
+        STEP / 8 - 1,
+        STEP / 8,
+        STEP / 8 + 1,
+        STEP - 1,
+        STEP,
+        STEP + 1,
+        2 * STEP - 1,
+        2 * STEP,
+        3 * STEP + 5,
+    ];
 
     #[test]
     fn good_bytes_come_whole_whichever_way_they_are_taken() {
@@ -321,7 +328,8 @@ mod tests {
             let (digest, size) = (Digest::of(&good), n as u64);
             let mut longer = good.clone();
             longer.push(7);
-            let mut wrong = vec![("longer", longer)];
+            let much_longer = [good.clone(), vec![7; 2 * STEP]].concat();
+            let mut wrong = vec![("longer", longer), ("much longer", much_longer)];
             if n > 0 {
                 wrong.push(("shorter", good[..n - 1].to_vec()));
                 for at in [0, n / 2, n - 1] {

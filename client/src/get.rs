@@ -1,5 +1,5 @@
 //! Getting artifacts: every byte that is handed out is hashed here again, on its way to a layout,
-//! an archive, a file or a stream.
+//! an archive, a file or a stream; only a descriptor is handed on as it is.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
@@ -198,13 +198,14 @@ impl Client {
             ..self.blob(artifact, member, 0)
         };
         let (mut lease, mut answer) = self.ask(&ask).await?;
-        let descriptor = answer.descriptor.take();
+        let Some(descriptor) = answer.descriptor.take() else {
+            // With it goes the connection, and whatever came in place of a descriptor.
+            let reason = "the answer came without one".to_owned();
+            return Err(Error::Odd { doing: "asking for a descriptor", reason });
+        };
         lease.connection.collect(answer).await?;
         lease.give_back().await;
-        descriptor.ok_or_else(|| Error::Odd {
-            doing: "asking for a descriptor",
-            reason: "the answer came without one".to_owned(),
-        })
+        Ok(descriptor)
     }
 
     async fn member(&self, artifact: &Digest, member: &Digest) -> Result<Descriptor, Error> {

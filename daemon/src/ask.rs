@@ -107,11 +107,6 @@ impl Ask {
         self.app.bridge.run(kind, self.caller.peer.whom(), job).await
     }
 
-    /// What a job finds for the peer that only looks at a few small files: see [`crate::bridge::Bridge::look`].
-    pub fn look<T>(&self, look: impl FnOnce() -> Option<T>) -> Option<T> {
-        self.app.bridge.look(self.caller.peer.whom(), look)
-    }
-
     /// Runs a long job for the peer; what it is given says when the peer has left.
     ///
     /// # Errors

@@ -7,10 +7,9 @@
 //! the others go on. A long job is told when nobody waits for it any more.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cas::Stop;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -47,17 +46,6 @@ pub struct Bridge {
     probe: Places,
     password: Places,
     patience: Duration,
-    looks: Looks,
-}
-
-/// Looks that are taken on the threads of the runtime.
-#[derive(Debug)]
-struct Looks {
-    n_taken: AtomicUsize,
-    /// One thread of the runtime always stays with the connections.
-    most: usize,
-    /// None is taken before this, because one took long.
-    again: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -93,11 +81,6 @@ struct Permits {
 #[derive(Debug, Default)]
 pub struct Wanted(Stop);
 
-/// A look that takes longer than this did not only wait for its turn on a core: it waited for a disk,
-/// and so would the next ones.
-const A_LONG_LOOK: Duration = Duration::from_millis(50);
-const NO_LOOK_FOR: Duration = Duration::from_secs(1);
-
 /// Two descriptors of a filesystem that never answers hold two places for ever. So a uid gets no
 /// more than those, there are enough for others, and the threads cost little.
 const N_PROBES: usize = 32;
@@ -119,17 +102,7 @@ impl Bridge {
             probe: Places::new(N_PROBES, N_PROBES_PER_UID),
             password: Places::new(password_jobs(), 1),
             patience: config.timeouts.queue.0,
-            looks: Looks {
-                n_taken: AtomicUsize::new(0),
-                most: Bridge::n_workers() - 1,
-                again: Mutex::default(),
-            },
         }
-    }
-
-    /// How many threads serve connections: one more than there are cores, because one may be in a look.
-    pub fn n_workers() -> usize {
-        std::thread::available_parallelism().map_or(2, |cores| cores.get() + 1).clamp(3, 5)
     }
 
     /// How many threads all jobs at once need.
@@ -189,23 +162,6 @@ impl Bridge {
     ) -> Result<T, Problem> {
         let place = self.place(kind, whom).await?;
         ended(place.start(job).await)
-    }
-
-    /// What a job finds that does no more than look at a few small files, which are most often in the
-    /// page cache: it runs on the thread that asks, because to hand it to another one costs more than
-    /// it does. `None` when it found nothing, and when it may not run there: no place is free, no
-    /// other thread would be left to the connections, or such a job took long a moment ago. Whoever
-    /// asks then goes the long way.
-    pub fn look<T>(&self, whom: Whom, look: impl FnOnce() -> Option<T>) -> Option<T> {
-        let _place = self.short.try_place(whom)?;
-        let _taken = self.looks.take()?;
-        let begun = Instant::now();
-        // What dies here dies again on the long way, where somebody is told of it.
-        let found = catch_unwind(AssertUnwindSafe(look)).ok().flatten();
-        if begun.elapsed() > A_LONG_LOOK {
-            self.looks.pause();
-        }
-        found
     }
 
     /// Whether somebody waits for a place that this peer holds: then whoever stalls gets less time.
@@ -295,44 +251,10 @@ impl Places {
         share
     }
 
-    /// A place for this peer, if one is free.
-    fn try_place(&self, whom: Whom) -> Option<Place> {
-        let share = self.share(whom);
-        let _of_share = share.free.clone().try_acquire_owned().ok()?;
-        let _place = self.all.free.clone().try_acquire_owned().ok()?;
-        Some(Place(Arc::new(Permits { _place, _of_share, _share: share })))
-    }
-
     fn is_crowded(&self, whom: Whom) -> bool {
         let shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         let share = shares.get(&whom).and_then(Weak::upgrade);
         share.is_some_and(|share| share.is_waited_for() || self.all.is_waited_for())
-    }
-}
-
-impl Looks {
-    fn take(&self) -> Option<Look<'_>> {
-        let again = *self.again.lock().unwrap_or_else(PoisonError::into_inner);
-        if again.is_some_and(|again| Instant::now() < again) {
-            return None;
-        }
-        let add = |n: usize| (n < self.most).then_some(n + 1);
-        self.n_taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
-        Some(Look(self))
-    }
-
-    fn pause(&self) {
-        let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
-        *again = Some(Instant::now() + NO_LOOK_FOR);
-    }
-}
-
-/// One of them, for as long as it is taken.
-struct Look<'a>(&'a Looks);
-
-impl Drop for Look<'_> {
-    fn drop(&mut self) {
-        self.0.n_taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -415,35 +337,6 @@ mod tests {
         assert_eq!(Bridge::new(&Config::default()).hashing.per_uid, cores + 1);
     }
 
-    #[test]
-    fn a_look_is_taken_where_it_costs_nobody_anything() {
-        let bridge = bridge();
-        let most = Bridge::n_workers() - 1;
-        assert_eq!(bridge.look(Whom::Uid(1), || Some(7)), Some(7));
-        assert_eq!(bridge.look(Whom::Uid(1), || None::<u8>), None, "it found nothing");
-        assert_eq!(bridge.look(Whom::Uid(1), || -> Option<u8> { panic!("oh") }), None, "it died");
-
-        let taken: Vec<_> = (0..most).map_while(|_| bridge.looks.take()).collect();
-        assert_eq!(taken.len(), most);
-        assert_eq!(bridge.look(Whom::Uid(1), || Some(7)), None, "one thread stays");
-        drop(taken);
-
-        let held: Vec<_> = (0..4).map_while(|_| bridge.short.try_place(Whom::Uid(1))).collect();
-        assert_eq!(held.len(), 2);
-        assert_eq!(bridge.look(Whom::Uid(1), || Some(7)), None, "it has no place left");
-        assert_eq!(bridge.look(Whom::Uid(2), || Some(7)), Some(7), "another one has");
-        drop(held);
-
-        let slow = || {
-            std::thread::sleep(2 * A_LONG_LOOK);
-            Some(7)
-        };
-        assert_eq!(bridge.look(Whom::Uid(1), slow), Some(7));
-        assert_eq!(bridge.look(Whom::Uid(1), || Some(7)), None, "the disk is slow");
-        *bridge.looks.again.lock().expect("a lock") = Some(Instant::now());
-        assert_eq!(bridge.look(Whom::Uid(1), || Some(7)), Some(7), "it may be quick again");
-    }
-
     #[tokio::test]
     async fn descriptors_that_never_answer_cost_only_those_who_sent_them() {
         let bridge = bridge();
@@ -490,7 +383,7 @@ mod tests {
         let stop = wanted.stop().clone();
         let place = bridge.place(Kind::Hashing, Whom::Uid(1)).await.expect("a place");
         let job = place.start(move || {
-            let begun = Instant::now();
+            let begun = std::time::Instant::now();
             while !stop.is_stopped() && begun.elapsed() < Duration::from_secs(20) {
                 std::thread::sleep(Duration::from_millis(1));
             }

@@ -71,7 +71,7 @@ fn run(args: &Args) -> Result<(), Problem> {
         None => None,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(Bridge::n_workers())
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4))
         .max_blocking_threads(Bridge::n_threads(&config))
         .thread_name("bonded")
         .enable_all()
@@ -234,7 +234,7 @@ fn raise_limits() {
 fn give_memory_back() {
     use nix::libc::{M_MMAP_THRESHOLD, mallopt};
     // SAFETY: mallopt takes two numbers, and locks the arenas that it changes.
-    if unsafe { mallopt(M_MMAP_THRESHOLD, 256 << 10) } != 1 {
+    if unsafe { mallopt(M_MMAP_THRESHOLD, 128 << 10) } != 1 {
         tracing::debug!("the allocator could not be tuned");
     }
 }

@@ -62,7 +62,7 @@ pub struct Outgoing<R, B> {
     pub reader: R,
     /// How many bytes.
     pub size: u64,
-    /// What the peer is told when the first piece cannot be read.
+    /// What the peer is told when what is read first is damaged or cannot be read.
     pub broken: B,
 }
 

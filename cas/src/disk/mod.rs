@@ -145,6 +145,19 @@ pub struct Space {
 pub trait Disk: Send + Sync {
     /// Opens a regular file to read it. A symlink, folder or special file is `InvalidInput`.
     fn open(&self, path: &RelPath) -> io::Result<Box<dyn File>>;
+    /// What a regular file holds, without waiting for the disk: `WouldBlock` when that is not in memory,
+    /// and `FileTooLarge` for more than `most` bytes.
+    fn read_now(&self, path: &RelPath, most: u64) -> io::Result<Vec<u8>> {
+        // For disks that never wait.
+        let file = self.open(path)?;
+        let size = file.stat()?.size;
+        if size > most {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let mut bytes = vec![0; usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?];
+        read_exact_at(&*file, &mut bytes, 0)?;
+        Ok(bytes)
+    }
     /// Makes a new file of mode 0444, open to read and write; `AlreadyExists` when the name is taken.
     fn create(&self, path: &RelPath, how: Create) -> io::Result<Box<dyn File>>;
     /// Opens a file that `create` made, and that has no other name yet, to go on writing it after its

@@ -23,6 +23,7 @@ use nix::fcntl::{
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::{Gid, LinkatFlags, UnlinkatFlags};
 use nix::{fcntl, sys, unistd};
+use rustix::fs::{self, OFlags, ResolveFlags, openat2};
 use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::{Create, Disk, Entry, File, Kind, N_SYNCS, RelPath, Space, Stat};
@@ -178,6 +179,27 @@ impl Disk for RealDisk {
             let _ = fcntl::posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
         }
         Ok(Box::new(RealFile { file, direct: None }))
+    }
+
+    fn read_now(&self, path: &RelPath, most: u64) -> io::Result<Vec<u8>> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::CACHED;
+        let file = openat2(&self.root, path.as_str(), flags, fs::Mode::empty(), how)?;
+        let stat = stat_of(&sys::stat::fstat(&file)?);
+        if stat.kind != Kind::File {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
+        if stat.size > most {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let size = usize::try_from(stat.size).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut bytes = vec![0; size];
+        let space = &mut [IoSliceMut::new(&mut bytes)];
+        // What is only partly in memory comes partly.
+        match preadv2(&file, space, 0, ReadWriteFlags::NOWAIT)? == size {
+            true => Ok(bytes),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 
     fn create(&self, path: &RelPath, how: Create) -> io::Result<Box<dyn File>> {

@@ -62,7 +62,14 @@ impl Repository {
     /// [`Error::NotFound`], [`Error::Corrupt`] once for one that rotted, [`Error::DamagedName`],
     /// [`Error::Busy`], [`Error::Disk`].
     pub fn manifest(&self, reference: &Reference) -> Result<Held, Error> {
-        let digest = self.led_to(reference)?;
+        let digest = match reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(tag) => {
+                let name = Name::new(&self.name, tag);
+                let led = names::get(self.disk(), &self.workspace, &name)?;
+                led.ok_or_else(|| not_found(&name))?
+            }
+        };
         self.manifest_at(&digest, &[MemberKind::Manifest, MemberKind::Child]).map_err(|error| {
             match error {
                 Error::NotFound { .. } => not_found(reference),
@@ -71,28 +78,31 @@ impl Repository {
         })
     }
 
-    /// The same at a look: read and proved, if it takes no more than that. `None` says nothing;
-    /// [`Repository::manifest`] does. Nothing is waited for but the disk, and not for long: a
-    /// manifest of more than 64 KiB is left alone.
+    /// The same at a look, without waiting for the disk: `None` says nothing, and then
+    /// [`Repository::manifest`] does. What is larger than 64 KiB is left alone, so that it takes no
+    /// longer than it takes to hash so much.
     pub fn manifest_at_a_look(&self, reference: &Reference) -> Option<Held> {
-        let digest = self.led_to(reference).ok()?;
-        [MemberKind::Manifest, MemberKind::Child].into_iter().find_map(|kind| {
-            let path = self.member(kind, &digest);
-            let file = self.disk().open(&path).ok()?;
-            let size = file.stat().ok().map(|stat| stat.size).filter(|size| *size <= AT_A_LOOK)?;
-            self.read_good(&*file, &digest, size, &path).ok()?
-        })
-    }
-
-    fn led_to(&self, reference: &Reference) -> Result<Digest, Error> {
-        match reference {
-            Reference::Digest(digest) => Ok(*digest),
+        let digest = match reference {
+            Reference::Digest(digest) => *digest,
             Reference::Tag(tag) => {
-                let name = Name::new(&self.name, tag);
-                let led = names::get(self.disk(), &self.workspace, &name)?;
-                led.ok_or_else(|| not_found(&name))
+                names::get_now(self.disk(), &self.workspace, &Name::new(&self.name, tag))?
+            }
+        };
+        let most = self.inner().options.limits.manifest_size.min(AT_A_LOOK);
+        for kind in [MemberKind::Manifest, MemberKind::Child] {
+            let path = self.member(kind, &digest);
+            match self.disk().read_now(&path, most) {
+                Ok(bytes) => {
+                    let mut share = self.inner().memory.share();
+                    share.grow(bytes.len() as u64).ok()?;
+                    return self.good(bytes, &digest, &path, share);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // Whatever is wrong with it, or with the disk, is found out and told elsewhere.
+                Err(_) => return None,
             }
         }
+        None
     }
 
     pub(super) fn manifest_at(&self, digest: &Digest, kinds: &[MemberKind]) -> Result<Held, Error> {
@@ -142,15 +152,19 @@ impl Repository {
         let mut share = self.inner().memory.share();
         share.grow(size)?;
         let bytes = read_small(file, size).map_err(Error::disk("reading", path))?;
-        let good = bytes.filter(|bytes| Digest::compute(digest.algorithm(), bytes) == *digest);
-        Ok(good.map(|bytes| Held {
+        Ok(bytes.and_then(|bytes| self.good(bytes, digest, path, share)))
+    }
+
+    /// A manifest of these bytes, if they are what the digest says.
+    fn good(&self, bytes: Vec<u8>, digest: &Digest, path: &RelPath, share: Share) -> Option<Held> {
+        (Digest::compute(digest.algorithm(), &bytes) == *digest).then(|| Held {
             repository: self.clone(),
             path: path.clone(),
             digest: *digest,
-            size,
+            size: bytes.len() as u64,
             media_type: root_media_type(&bytes),
             bytes: Some((bytes, share)),
-        }))
+        })
     }
 
     /// Hashes one of the files that are linked here; a rotten one is healed or put away.

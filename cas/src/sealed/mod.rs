@@ -19,7 +19,7 @@ use crate::index::Facts;
 use crate::layout;
 use crate::memory::Share;
 use crate::oci::{self, Closure, Descriptor, Node, media_type};
-use crate::reader::{Verified, fill_buffer, read_small};
+use crate::reader::{Verified, fill, read_small};
 use crate::stop::Stop;
 use crate::store::{Inner, Store};
 use crate::workspace::Workspace;
@@ -358,8 +358,9 @@ impl CheckedBlob {
     /// What the system says.
     pub fn chunk(&self, offset: u64, left: u64) -> io::Result<Buffer> {
         let mut bytes = Buffer::for_what_is_left(left, STEP);
-        fill_buffer(&*self.file, &mut bytes, offset)?;
-        bytes.keep(left);
+        let most = usize::try_from(left).unwrap_or(STEP).min(STEP);
+        let filled = fill(&*self.file, &mut bytes.space()[..most], offset)?;
+        bytes.set_filled(filled);
         Ok(bytes)
     }
 }

@@ -74,7 +74,7 @@ async fn stream(ask: &Ask, wanted: Wanted) -> Result<Answer, Problem> {
     Ok(Answer::stream(pieces, size))
 }
 
-/// A member that failed before its first piece. The reader found out and had it quarantined.
+/// A member that failed before its answer began. The reader found out and had it quarantined.
 fn broken(wanted: &Wanted, error: &io::Error) -> Problem {
     let Wanted { artifact, member, .. } = wanted;
     if error.kind() == io::ErrorKind::InvalidData {

@@ -10,7 +10,7 @@ use cas::disk::{Disk, RealDisk};
 use cas::layout::{self, MemberKind};
 use cas::oci::{Descriptor, Refusal, media_type};
 use cas::workspace::{Reference, Tag};
-use cas::{Error, Options, Repository, Source, Store};
+use cas::{Error, Held, Options, Repository, Source, Store};
 
 use super::fixture::{self, Artifact};
 use super::uploads;
@@ -46,11 +46,24 @@ fn blob(repository: &Repository, digest: &Digest) -> Result<Vec<u8>, Error> {
 
 fn by_tag(repository: &Repository, tag: &str) -> Result<Digest, Error> {
     let tag: Tag = tag.parse().unwrap();
-    Ok(repository.manifest(&Reference::Tag(tag))?.digest())
+    Ok(manifest(repository, &Reference::Tag(tag))?.digest())
 }
 
 fn by_digest(repository: &Repository, digest: &Digest) -> Result<Vec<u8>, Error> {
-    repository.manifest(&Reference::Digest(*digest))?.bytes()
+    manifest(repository, &Reference::Digest(*digest))?.bytes()
+}
+
+/// A manifest as it is read, which is what a look at it shows, if that shows anything.
+fn manifest(repository: &Repository, reference: &Reference) -> Result<Held, Error> {
+    let looked = repository.manifest_at_a_look(reference);
+    let read = repository.manifest(reference);
+    if let Some(looked) = looked {
+        let read = read.as_ref().expect("a look showed it");
+        assert_eq!(looked.descriptor(), read.descriptor());
+        let bytes = looked.bytes().unwrap();
+        assert_eq!(read.digest(), Digest::compute(read.digest().algorithm(), &bytes));
+    }
+    read
 }
 
 #[track_caller]
@@ -651,6 +664,60 @@ fn referrer_of(subject: &Artifact, who: &str) -> Artifact {
     artifact.members.push((root.clone(), bytes));
     artifact.root = root;
     artifact
+}
+
+#[test]
+fn a_look_shows_what_is_small_and_good_and_nothing_else() {
+    let disk = SimDisk::new();
+    let store = super::open(&disk).unwrap();
+    let here = repository(&store, "here");
+    let lone = fixture::lone();
+    lone.take(&here).unwrap();
+    lone.push(&here, &["1"]).unwrap();
+    let root: serde_json::Value = serde_json::from_slice(lone.manifest()).unwrap();
+    let push = |size: usize| {
+        let with = |padding: usize| {
+            let mut root = root.clone();
+            root["annotations"] = serde_json::json!({ "padding": "x".repeat(padding) });
+            serde_json::to_vec(&root).unwrap()
+        };
+        let bytes = with(size - with(0).len());
+        assert_eq!(bytes.len(), size);
+        let claim = Descriptor::new(lone.root.media_type.clone(), Digest::of(&bytes), size as u64);
+        here.prepare(&claim, bytes).unwrap().seal(&[], &|_| true).unwrap();
+        Reference::Digest(claim.digest)
+    };
+    let tag = Reference::Tag("1".parse().unwrap());
+    let shows = |here: &Repository, reference: &Reference| {
+        manifest(here, reference).map(drop).unwrap();
+        here.manifest_at_a_look(reference).is_some()
+    };
+    let (small, largest, large) = (push(5_000), push(64 << 10), push((64 << 10) + 1));
+    assert!(shows(&here, &tag) && shows(&here, &small) && shows(&here, &largest));
+    assert!(!shows(&here, &large), "too large for a look");
+    for absent in [Reference::Digest(Digest::of(b"absent")), Reference::Tag("2".parse().unwrap())] {
+        is_gone(manifest(&here, &absent));
+    }
+
+    // A store that takes no manifests of that size any more shows none either.
+    drop((here, store));
+    let mut options = Options::default();
+    options.limits.manifest_size = 4_000;
+    let store = Store::open(Arc::new(disk.clone()), options).unwrap();
+    let here = repository(&store, "here");
+    assert!(shows(&here, &tag) && here.manifest_at_a_look(&small).is_none());
+    assert!(matches!(here.manifest(&small).map(drop), Err(Error::Refused(_))));
+
+    // Rot is for whoever can tell of it: in the manifest, then in the tag.
+    disk.corrupt(&layout::Pool::Shared.blob(&lone.digest()), 10).unwrap();
+    assert!(here.manifest_at_a_look(&tag).is_none());
+    assert!(matches!(by_tag(&here, "1"), Err(Error::Corrupt { .. })));
+    lone.push(&here, &["1"]).unwrap();
+    assert!(shows(&here, &tag));
+    let name = layout::tags(&default_workspace(), here.name()).join("1");
+    disk.corrupt(&name, 10).unwrap();
+    assert!(here.manifest_at_a_look(&tag).is_none());
+    assert!(matches!(by_tag(&here, "1"), Err(Error::DamagedName { .. })));
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use cas::digest::Digest;
 use tests::Daemon;
 use tests::layout::noise;
 use tests::raw::head;
@@ -52,5 +54,22 @@ fn a_crowd_of_large_requests_takes_a_little_memory() {
     is_small("256 files of 1 MiB");
     crowd(8, 4, |thread, time| put(thread, time, 20 << 20));
     is_small("32 files of 20 MiB");
+
+    // They ask, and take their time to read: few have a place, the others wait for one.
+    let path = daemon.folder().join("read");
+    for n in [20_000, 60_000, 1 << 20, 20 << 20] {
+        std::fs::write(&path, &bytes[..n]).unwrap();
+        let artifact = daemon.bond(&["put", &tests::file(&path)]).ok().digest();
+        let blob = Digest::of(&bytes[..n]);
+        let get = format!("/v1/workspaces/default/artifacts/{artifact}/blobs/{blob}");
+        crowd(32, 4, |_, _| {
+            let mut connection = daemon.connect();
+            connection.send(head("GET", &get, 0)).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+            let answer = connection.answer();
+            assert!(answer.is_whole && answer.body == bytes[..n], "{}", answer.status);
+        });
+        is_small(&format!("128 readers of {n} bytes"));
+    }
     tests::say(&format!("measured: resident at most, a crowd: {}", seen.join(", ")));
 }

@@ -235,6 +235,7 @@ fn what_was_proved_at_once_and_is_not_read_holds_its_place() {
     while !is_answered(&deaf.stream) && begun.elapsed() < Duration::from_secs(30) {
         std::thread::sleep(Duration::from_millis(5));
     }
+    assert!(is_answered(&deaf.stream), "no answer began");
     // Half of the places is one: the bytes that wait in memory have it.
     assert_eq!(daemon.connect().get(&get).code(), "busy");
     let answer = deaf.answer();

@@ -115,6 +115,24 @@ fn a_range_is_a_part_of_a_proved_blob() {
     )]);
 }
 
+#[test]
+fn a_range_of_any_length_is_cut_where_it_was_said() {
+    const SIZE: usize = (2 << 20) + 77;
+    let bytes = noise("long ranges", SIZE);
+    let d = digest(Algorithm::Sha256, &bytes);
+    let mut steps = vec![push("{r}", &d, &bytes)];
+    for n in [16 << 10, 128 << 10, 1 << 20] {
+        for n in [n - 1, n, n + 1] {
+            for from in [0, 1001, SIZE - n] {
+                let range = format!("bytes={from}-{}", from + n - 1);
+                let part = get(path("{r}", &d)).with("range", range);
+                steps.push(part.is(206).gives(&bytes[from..from + n]));
+            }
+        }
+    }
+    run(&[case("long ranges", steps)]);
+}
+
 fn mounts(algorithm: Algorithm) -> Vec<Case> {
     let bytes = b"mounted";
     let d = digest(algorithm, bytes);

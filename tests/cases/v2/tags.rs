@@ -4,7 +4,7 @@ use cas::digest::Algorithm;
 use serde_json::json;
 use tests::v2::{Door, case, daemon, delete, get};
 
-use super::{Image, run, steps};
+use super::{Image, Step, run, steps};
 
 const LIST: &str = "/v2/{r}/tags/list";
 
@@ -41,6 +41,8 @@ fn tags_are_listed_in_the_order_of_their_bytes() {
                 ],
             ]),
         ),
+        case("as many as are listed at a look", many(256)),
+        case("one more", many(257)),
         case(
             "after the last one is gone",
             steps([
@@ -66,6 +68,25 @@ fn tags_are_listed_in_the_order_of_their_bytes() {
             ]),
         ),
     ]);
+}
+
+/// So many tags, made some at once, and their list.
+fn many(n: usize) -> Vec<Step> {
+    let image = Image::new(Algorithm::Sha256, "of many names");
+    let tags: Vec<String> = (0..n).map(|i| format!("t{i:03}")).collect();
+    let made = tags.chunks(64).map(|tags| {
+        let query: String = tags.iter().map(|tag| format!("&tag={tag}")).collect();
+        image.manifest("{r}", &format!("{}?{}", image.digest(), &query[1..]))
+    });
+    let made = made.collect();
+    let listed =
+        |query: &str, tags: &[String]| get(format!("{LIST}{query}")).json("/tags", json!(tags));
+    let lists = vec![
+        listed("", &tags).lacks("link"),
+        listed("?n=3", &tags[..3]),
+        listed("?last=t254", &tags[255..]).lacks("link"),
+    ];
+    steps([image.blobs("{r}"), made, lists])
 }
 
 #[test]

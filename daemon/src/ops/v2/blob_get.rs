@@ -47,7 +47,10 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
         }
         let read = held.stream().map_err(told)?.chunk();
         let bytes = read.map_err(|error| broken(&digest, &error))?;
-        Ok(Found::Small(bytes.map(Bytes::from_owner).unwrap_or_default()))
+        // Copied, because it waits for its client without a place, and the buffer may be larger.
+        Ok(Found::Small(
+            bytes.map(|bytes| Bytes::copy_from_slice(bytes.as_ref())).unwrap_or_default(),
+        ))
     };
     let found = job(ask, bridge::Kind::Short, find).await?;
     let size = match &found {
@@ -123,7 +126,7 @@ fn in_part(answer: Answer, digest: &Digest, part: &Range<u64>, size: u64) -> Res
     Ok(described(answer, digest)?.header(header::CONTENT_RANGE, text(&shown)?))
 }
 
-/// A blob that failed before its first piece. The reader found out and had it quarantined.
+/// A blob that failed before its answer began. The reader found out and had it quarantined.
 fn broken(digest: &Digest, error: &io::Error) -> Fault {
     use wire::Code;
     let problem = match error.kind() {

@@ -24,7 +24,7 @@ pub(super) async fn find(ask: &mut Ask) -> Result<Held, Fault> {
     let target = target(ask, Access::Read, Right::Read)?;
     let reference = path(ask)?.reference(Access::Read)?;
     let repository = repository(ask, &target);
-    let found = match ask.look(|| repository.manifest_at_a_look(&reference)) {
+    let found = match repository.manifest_at_a_look(&reference) {
         Some(found) => found,
         None => {
             let read = move || {
