@@ -123,7 +123,9 @@ fn run(args: &Args) -> Result<bool> {
     println!(
         "Bonded syncs every push to the disk before it answers, and hashes what it serves each time. \
          olareg, distribution and crane do neither. The driver, which checks every answer, runs on \
-         the same cores.\n"
+         the same cores. What is pulled was pulled once before. A body is hashed by the driver; a \
+         descriptor is of a file that Bonded has just hashed, and the driver compares it with what \
+         was pushed.\n"
     );
     let (programs, goods) = (Programs::find(), Arc::new(Goods::new()?));
     let setting = Setting {
