@@ -5,6 +5,9 @@
 //! well, and one wrong answer fails the run. A ratio is taken within a round. The targets are those
 //! that the project set itself for eight clients; where one is missed, the lines below it say what
 //! the time is spent on.
+//!
+//! It wants a disk at rest. On ext4 a file that was deleted in the last minutes makes every new one
+//! slower, and the end of a run deletes thousands: between two runs wait for five minutes.
 
 #![allow(
     clippy::disallowed_methods,
