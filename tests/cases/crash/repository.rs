@@ -721,6 +721,55 @@ fn a_look_shows_what_is_small_and_good_and_nothing_else() {
 }
 
 #[test]
+fn a_start_on_a_full_disk_lists_what_was_coming_without_a_copy() {
+    let bytes = fixture::bytes(17, 100_000);
+    let digest = Digest::of(&bytes);
+    let disk = SimDisk::new();
+    let store = super::open(&disk).unwrap();
+    let here = repository(&store, "here");
+    take(&here, &bytes);
+    // Its bytes are durable under the one name that says what they are to be.
+    let left = disk.crash(0);
+    let coming = layout::members(&default_workspace(), here.name(), MemberKind::Blob);
+    let mut names = Vec::new();
+    let each = &mut |entry: cas::disk::Entry| {
+        names.push(entry.name.to_owned());
+        std::ops::ControlFlow::Continue(())
+    };
+    left.list(&coming, each).unwrap();
+    let [name] = &names[..] else { panic!("{names:?}") };
+    assert_eq!(layout::digest_of_coming(name), Some(digest));
+    let space = left.space().unwrap();
+    let (used, coming) = (space.total - space.free, coming.join(name));
+
+    // So many blocks are free: from none to enough for the copy.
+    for n_blocks in [0, 1, 2, 10, 30, 1000] {
+        for is_rotten in [false, true] {
+            let full = left.fork().with_capacity(used + n_blocks * 4096);
+            if is_rotten {
+                full.corrupt(&coming, 50_000).unwrap();
+            }
+            let store = super::open(&full).unwrap();
+            let here = repository(&store, "here");
+            match is_rotten {
+                false => assert_eq!(blob(&here, &digest).unwrap(), bytes, "{n_blocks} blocks"),
+                true => is_gone(blob(&here, &digest)),
+            }
+            drop((here, store));
+
+            // With room again, and after one more crash, it is there or is brought again.
+            let roomy = full.crash(n_blocks).with_capacity(space.total);
+            let here = repository(&super::open(&roomy).unwrap(), "here");
+            if !is_rotten {
+                assert_eq!(blob(&here, &digest).unwrap(), bytes, "{n_blocks} blocks, then more");
+            }
+            take(&here, &bytes);
+            assert_eq!(blob(&here, &digest).unwrap(), bytes);
+        }
+    }
+}
+
+#[test]
 fn what_rots_is_told_once_and_good_bytes_heal_it() {
     let disk = SimDisk::new();
     let store = super::open(&disk).unwrap();
