@@ -1,8 +1,10 @@
 //! Memory that bytes pass through: aligned for direct I/O, used again, bounded.
 
 use std::fmt;
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+
+use crate::store::lock;
 
 const ALIGNMENT: usize = 4096;
 
@@ -32,11 +34,11 @@ impl Spare {
     }
 
     fn take(&self) -> Option<Vec<u8>> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        lock(&self.memory).pop()
     }
 
     fn put(&self, memory: Vec<u8>) {
-        let mut spare = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spare = lock(&self.memory);
         if spare.len() < self.most {
             spare.push(memory);
         }

@@ -133,7 +133,7 @@ pub(crate) fn get(
     workspace: &Workspace,
     name: &Name,
 ) -> Result<Option<Digest>, Error> {
-    let path = layout::tags(workspace, name.repository()).join(name.tag());
+    let path = file_of(workspace, name);
     let file = match disk.open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -146,8 +146,12 @@ pub(crate) fn get(
 
 /// The same without waiting for the disk; `None` says nothing.
 pub(crate) fn get_now(disk: &dyn Disk, workspace: &Workspace, name: &Name) -> Option<Digest> {
-    let path = layout::tags(workspace, name.repository()).join(name.tag());
+    let path = file_of(workspace, name);
     leads_to(name, &disk.read_now(&path, MOST_BYTES).ok()?)
+}
+
+fn file_of(workspace: &Workspace, name: &Name) -> RelPath {
+    layout::tags(workspace, name.repository()).join(name.tag())
 }
 
 /// Where a name leads by what stands in its file, unless that is damaged.

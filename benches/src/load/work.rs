@@ -1,9 +1,9 @@
 //! What is done to a registry, operation by operation. It knows no clock and no other registry.
 
-use benches::fresh::{Blob, Fresh};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use benches::fresh::{Blob, Fresh};
 use benches::measure::{Doing, Failed, Result};
 use benches::registry::{At, By, Manifest, Registry};
 use cas::digest::Digest;
@@ -162,7 +162,8 @@ struct Stocked {
 }
 
 impl Stock {
-    /// Pushes what the work needs and pulls its blobs once, in repositories whose names begin with `prefix`.
+    /// Pushes what the work needs and pulls its blobs once, in repositories whose names begin with
+    /// `prefix`.
     pub(crate) async fn fill(at: &At, prefix: &str, work: Work, goods: &Goods) -> Result<Stock> {
         let repository = format!("{WORKSPACE}/{prefix}/stock");
         let mut stock =

@@ -23,7 +23,6 @@ use nix::fcntl::{
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::{Gid, LinkatFlags, UnlinkatFlags};
 use nix::{fcntl, sys, unistd};
-use rustix::fs::{self, OFlags, ResolveFlags, openat2};
 use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::{Create, Disk, Entry, File, Kind, N_SYNCS, RelPath, Space, Stat};
@@ -86,9 +85,12 @@ impl RealDisk {
     }
 
     fn beneath(&self, path: &RelPath, flags: OFlag) -> io::Result<OwnedFd> {
-        let how = OpenHow::new()
-            .flags(flags | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        self.resolve(path, flags, ResolveFlag::empty())
+    }
+
+    fn resolve(&self, path: &RelPath, flags: OFlag, more: ResolveFlag) -> io::Result<OwnedFd> {
+        let beneath = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(beneath | more);
         let text = if path.as_str().is_empty() { "." } else { path.as_str() };
         fcntl::openat2(&self.root, text, how).map_err(error_of)
     }
@@ -170,11 +172,7 @@ impl Disk for RealDisk {
             Mode::empty(),
         )
         .map_err(error_of)?;
-        let stat = stat_of(&sys::stat::fstat(&file)?);
-        if stat.kind != Kind::File {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-        }
-        if stat.size > 1 << 20 {
+        if regular(&file)?.size > 1 << 20 {
             // A hint only: a filesystem without it reads as well, with less ahead.
             let _ = fcntl::posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
         }
@@ -182,17 +180,14 @@ impl Disk for RealDisk {
     }
 
     fn read_now(&self, path: &RelPath, most: u64) -> io::Result<Vec<u8>> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::CACHED;
-        let file = openat2(&self.root, path.as_str(), flags, fs::Mode::empty(), how)?;
-        let stat = stat_of(&sys::stat::fstat(&file)?);
-        if stat.kind != Kind::File {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-        }
-        if stat.size > most {
+        // nix has no name for it.
+        let cached = ResolveFlag::from_bits_retain(nix::libc::RESOLVE_CACHED);
+        let file = self.resolve(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, cached)?;
+        let size = regular(&file)?.size;
+        if size > most {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        let size = usize::try_from(stat.size).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let size = usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let mut bytes = vec![0; size];
         let space = &mut [IoSliceMut::new(&mut bytes)];
         // What is only partly in memory comes partly.
@@ -487,6 +482,15 @@ impl File for RealFile {
 
     fn descriptor(&self) -> io::Result<OwnedFd> {
         self.file.as_fd().try_clone_to_owned()
+    }
+}
+
+/// What is known of a file that may be read; of anything else that it is none.
+fn regular(file: &OwnedFd) -> io::Result<Stat> {
+    let stat = stat_of(&sys::stat::fstat(file)?);
+    match stat.kind {
+        Kind::File => Ok(stat),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),
     }
 }
 

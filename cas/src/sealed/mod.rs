@@ -339,20 +339,12 @@ impl CheckedBlob {
         self.file.descriptor()
     }
 
-    /// Reads from the very file that was hashed.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buf, offset)
-    }
-
     /// All of it, which is small; `None` when the file has another size by now.
     pub(crate) fn whole(&self) -> io::Result<Option<Vec<u8>>> {
         read_small(&*self.file, self.size)
     }
 
-    /// The next of `left` bytes from there on, 128 KiB at most; fewer where the file ends.
+    /// The next of `left` bytes of the very file that was hashed, from there on, 128 KiB at most; fewer where the file ends.
     ///
     /// # Errors
     /// What the system says.

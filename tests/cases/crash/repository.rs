@@ -66,6 +66,17 @@ fn manifest(repository: &Repository, reference: &Reference) -> Result<Held, Erro
     read
 }
 
+/// A store in which one artifact was pushed into one repository, under a tag.
+fn lone_is_here() -> (SimDisk, Store, Repository, Artifact) {
+    let disk = SimDisk::new();
+    let store = super::open(&disk).unwrap();
+    let here = repository(&store, "here");
+    let lone = fixture::lone();
+    lone.take(&here).unwrap();
+    lone.push(&here, &["1"]).unwrap();
+    (disk, store, here, lone)
+}
+
 #[track_caller]
 fn is_gone<T>(result: Result<T, Error>) {
     match result {
@@ -639,12 +650,7 @@ fn a_gc_beside_pushes_and_deletes_takes_nothing_that_is_held() {
 
 #[test]
 fn what_is_not_listed_because_it_rotted_is_not_retired() {
-    let disk = SimDisk::new();
-    let store = super::open(&disk).unwrap();
-    let here = repository(&store, "here");
-    let lone = fixture::lone();
-    lone.take(&here).unwrap();
-    lone.push(&here, &["1"]).unwrap();
+    let (disk, store, here, lone) = lone_is_here();
     disk.corrupt(&layout::Pool::Shared.blob(&lone.digest()), 10).unwrap();
     assert!(matches!(by_tag(&here, "1"), Err(Error::Corrupt { .. })));
     is_gone(by_tag(&here, "1"));
@@ -668,12 +674,7 @@ fn referrer_of(subject: &Artifact, who: &str) -> Artifact {
 
 #[test]
 fn a_look_shows_what_is_small_and_good_and_nothing_else() {
-    let disk = SimDisk::new();
-    let store = super::open(&disk).unwrap();
-    let here = repository(&store, "here");
-    let lone = fixture::lone();
-    lone.take(&here).unwrap();
-    lone.push(&here, &["1"]).unwrap();
+    let (disk, store, here, lone) = lone_is_here();
     let root: serde_json::Value = serde_json::from_slice(lone.manifest()).unwrap();
     let push = |size: usize| {
         let with = |padding: usize| {
@@ -771,12 +772,7 @@ fn a_start_on_a_full_disk_lists_what_was_coming_without_a_copy() {
 
 #[test]
 fn what_rots_is_told_once_and_good_bytes_heal_it() {
-    let disk = SimDisk::new();
-    let store = super::open(&disk).unwrap();
-    let here = repository(&store, "here");
-    let lone = fixture::lone();
-    lone.take(&here).unwrap();
-    lone.push(&here, &["1"]).unwrap();
+    let (disk, store, here, lone) = lone_is_here();
     let (layer, bytes) = &lone.members[1];
     let rot = |digest: &Digest| disk.corrupt(&layout::Pool::Shared.blob(digest), 10).unwrap();
 

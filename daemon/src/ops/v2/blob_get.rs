@@ -2,7 +2,7 @@
 //! wrong bytes in it: the last ones come only after the digest of all of them agrees, and a range
 //! comes from a descriptor that was just hashed to its end.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -23,13 +23,12 @@ use crate::v2::fault::{Fault, Kind};
 use crate::v2::path::{Access, Target};
 use crate::v2::range::{self, Part};
 
-/// Blobs up to this are read whole by the job that finds them, and go out as they are: they come as
-/// one chunk.
+/// Blobs up to this are read whole by the job that finds them, and go out as they are.
 const AT_ONCE: u64 = 64 << 10;
 
 /// What the first job found.
 enum Found {
-    Small(Bytes),
+    Small(Vec<u8>),
     Large(Box<Held>),
 }
 
@@ -45,12 +44,10 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
         if held.size() > AT_ONCE {
             return Ok(Found::Large(Box::new(held)));
         }
-        let read = held.stream().map_err(told)?.chunk();
-        let bytes = read.map_err(|error| broken(&digest, &error))?;
-        // Copied, because it waits for its client without a place, and the buffer may be larger.
-        Ok(Found::Small(
-            bytes.map(|bytes| Bytes::copy_from_slice(bytes.as_ref())).unwrap_or_default(),
-        ))
+        // Out of the reader's buffer, which may be larger: this waits for its client without a place.
+        let mut bytes = Vec::new();
+        let read = held.stream().map_err(told)?.read_to_end(&mut bytes);
+        read.map(|_| Found::Small(bytes)).map_err(|error| broken(&digest, &error))
     };
     let found = job(ask, bridge::Kind::Short, find).await?;
     let size = match &found {
@@ -64,7 +61,7 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
         (Part::Whole, Found::Large(held)) => whole(ask, *held, digest).await,
         (Part::Bytes(part), Found::Small(bytes)) => {
             let within = |at| usize::try_from(at).unwrap_or(usize::MAX);
-            let bytes = bytes.slice(within(part.start)..within(part.end));
+            let bytes = Bytes::from(bytes).slice(within(part.start)..within(part.end));
             in_part(Answer::bytes(status::PART, bytes), &digest, &part, size)
         }
         (Part::Bytes(part), Found::Large(_)) => {
