@@ -99,13 +99,16 @@ impl Digest {
 
     /// The lower-case hex digits, without the algorithm.
     pub fn hex(&self) -> String {
+        self.digits(&mut [0; 128]).to_owned()
+    }
+
+    fn digits<'a>(&self, space: &'a mut [u8; 128]) -> &'a str {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = String::with_capacity(self.algorithm.size() * 2);
-        for byte in self.bytes() {
-            hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            hex.push(char::from(DIGITS[usize::from(byte & 15)]));
+        for (pair, byte) in space.chunks_exact_mut(2).zip(self.bytes()) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
         }
-        hex
+        std::str::from_utf8(&space[..self.algorithm.size() * 2]).unwrap_or_default()
     }
 
     /// A digest from its algorithm and hex digits, as they stand in a layout's folders.
@@ -164,7 +167,9 @@ impl FromStr for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm.name(), self.hex())
+        f.write_str(self.algorithm.name())?;
+        f.write_str(":")?;
+        f.write_str(self.digits(&mut [0; 128]))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Truth on disk: exact bytes by digest, taken in once, sealed, checked at every hand-over.
 //!
 //! This crate is blocking code over one seam, [`disk`]. It knows no async, no sockets, no HTTP, no
-//! keys, no clock and no environment: what it needs of them its callers pass in.
+//! keys, no clock (but for how old a change on the disk is) and no environment: what it needs of them
+//! its callers pass in.
 //!
 //! What may be done to bytes follows from how far they have come, and the types say so:
 //! [`Draft`] (being taken in) → [`Sealed`] (whole and durable since some time) → [`Checked`]

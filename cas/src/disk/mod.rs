@@ -5,12 +5,14 @@
 //! follows a symlink, and [`sim::SimDisk`], stricter than life, which loses whatever was not
 //! synced. `std::fs` is used here and nowhere else.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 mod foreign;
+mod lately;
 mod output;
 mod real;
 pub mod sim;
@@ -22,6 +24,9 @@ pub use real::RealDisk;
 /// How many syncs of everything may be under way at once: while one waits for the disk, the next
 /// collects.
 pub(crate) const N_SYNCS: usize = 2;
+
+/// Bytes of a name that is as long as most are: an algorithm and a digest.
+const NAME_SIZE: usize = 72;
 
 /// A path below the store's root, built from parts that are each one plain file name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,14 +47,22 @@ impl RelPath {
     /// it becomes a name that no file of the store has, so it is simply not found.
     #[must_use]
     pub fn join(&self, name: impl fmt::Display) -> RelPath {
-        let name = name.to_string();
+        let mut path = String::with_capacity(self.0.len() + 1 + NAME_SIZE);
+        path.push_str(&self.0);
+        if !path.is_empty() {
+            path.push('/');
+        }
+        let begin = path.len();
+        // Writing to a string fails only if what is written says so.
+        let written = write!(path, "{name}").is_ok();
+        let name = &path[begin..];
         let plain = !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']);
         debug_assert!(plain, "{name:?} is not one component");
-        let name = if plain { name.as_str() } else { "\u{fffd}" };
-        match self.0.is_empty() {
-            true => RelPath(name.to_owned()),
-            false => RelPath(format!("{}/{name}", self.0)),
+        if !(written && plain) {
+            path.truncate(begin);
+            path.push('\u{fffd}');
         }
+        RelPath(path)
     }
 
     /// The folder that holds this path, and the name in it; `None` for the root.
@@ -138,6 +151,16 @@ pub struct Space {
     pub total: u64,
 }
 
+fn sorted<D: Disk + ?Sized>(disk: &D, path: &RelPath) -> io::Result<Arc<[Entry]>> {
+    let mut entries = Vec::new();
+    disk.list(path, &mut |entry| {
+        entries.push(entry);
+        ControlFlow::Continue(())
+    })?;
+    entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    Ok(entries.into())
+}
+
 /// Where the store lives.
 ///
 /// No call follows a symlink or leaves the root. A name is durable once its folder was synced
@@ -172,6 +195,16 @@ pub trait Disk: Send + Sync {
         path: &RelPath,
         each: &mut dyn FnMut(Entry) -> ControlFlow<()>,
     ) -> io::Result<()>;
+    /// Every name in a folder, in the order of their bytes. A disk may keep what it said until the
+    /// folder changes, so it is for folders that are asked about often.
+    fn listing(&self, path: &RelPath) -> io::Result<Arc<[Entry]>> {
+        sorted(self, path)
+    }
+    /// The same if it needs no wait for the disk; `None` says nothing.
+    fn listing_now(&self, path: &RelPath) -> Option<Arc<[Entry]>> {
+        // For disks that never wait.
+        self.listing(path).ok()
+    }
     /// Makes a folder of exactly this mode.
     fn make_dir(&self, path: &RelPath, mode: u32) -> io::Result<()>;
     /// Gives a folder to a group, and sets its mode again.

@@ -25,7 +25,8 @@ use nix::unistd::{Gid, LinkatFlags, UnlinkatFlags};
 use nix::{fcntl, sys, unistd};
 use rustix::io::{ReadWriteFlags, preadv2};
 
-use super::{Create, Disk, Entry, File, Kind, N_SYNCS, RelPath, Space, Stat};
+use super::lately::{Lately, Seen};
+use super::{Create, Disk, Entry, File, Kind, N_SYNCS, RelPath, Space, Stat, sorted};
 
 /// Direct writes must start, end and lie in memory at multiples of this many bytes.
 const DIRECT_ALIGNMENT: usize = 4096;
@@ -53,6 +54,9 @@ pub struct RealDisk {
     crowd: Mutex<Option<(Instant, bool)>>,
     /// Descriptors of folders that never move while the store is open.
     kept: Mutex<HashMap<String, Arc<OwnedFd>>>,
+    /// Small files that were read lately, and listings.
+    files: Lately<Arc<[u8]>>,
+    listings: Lately<Arc<[Entry]>>,
 }
 
 impl RealDisk {
@@ -81,6 +85,8 @@ impl RealDisk {
             umask: umask().unwrap_or(0o777),
             crowd: Mutex::default(),
             kept: Mutex::default(),
+            files: Lately::default(),
+            listings: Lately::default(),
         })
     }
 
@@ -93,6 +99,14 @@ impl RealDisk {
         let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(beneath | more);
         let text = if path.as_str().is_empty() { "." } else { path.as_str() };
         fcntl::openat2(&self.root, text, how).map_err(error_of)
+    }
+
+    /// Whether what was read can be kept: it will be told from what comes after it, and its name was
+    /// not ended before it was looked at.
+    fn still_leads(&self, path: &RelPath, seen: &Seen, more: ResolveFlag) -> bool {
+        let place = || self.resolve(path, OFlag::O_PATH, more);
+        let inode = |place| Ok::<_, io::Error>(sys::stat::fstat(&place)?.st_ino);
+        seen.is_settled() && place().and_then(inode).is_ok_and(|inode| inode == seen.stat.inode)
     }
 
     fn folder(&self, path: &RelPath) -> io::Result<Arc<OwnedFd>> {
@@ -172,7 +186,7 @@ impl Disk for RealDisk {
             Mode::empty(),
         )
         .map_err(error_of)?;
-        if regular(&file)?.size > 1 << 20 {
+        if regular(&stat_of(&sys::stat::fstat(&file)?))?.size > 1 << 20 {
             // A hint only: a filesystem without it reads as well, with less ahead.
             let _ = fcntl::posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
         }
@@ -180,21 +194,28 @@ impl Disk for RealDisk {
     }
 
     fn read_now(&self, path: &RelPath, most: u64) -> io::Result<Vec<u8>> {
+        let bounded = |size: u64| match size <= most {
+            true => usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge.into()),
+            false => Err(io::Error::from(io::ErrorKind::FileTooLarge)),
+        };
+        if let Some(bytes) = self.files.get(path.as_str()) {
+            return bounded(bytes.len() as u64).map(|_| bytes.to_vec());
+        }
         // nix has no name for it.
         let cached = ResolveFlag::from_bits_retain(nix::libc::RESOLVE_CACHED);
         let file = self.resolve(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, cached)?;
-        let size = regular(&file)?.size;
-        if size > most {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        let size = usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let seen = Seen::of(&file)?;
+        let size = bounded(regular(&seen.stat)?.size)?;
         let mut bytes = vec![0; size];
         let space = &mut [IoSliceMut::new(&mut bytes)];
         // What is only partly in memory comes partly.
-        match preadv2(&file, space, 0, ReadWriteFlags::NOWAIT)? == size {
-            true => Ok(bytes),
-            false => Err(io::ErrorKind::WouldBlock.into()),
+        if preadv2(&file, space, 0, ReadWriteFlags::NOWAIT)? != size {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
+        if self.still_leads(path, &seen, cached) {
+            self.files.keep(path.as_str(), Arc::new(file), &seen, bytes.as_slice().into(), size);
+        }
+        Ok(bytes)
     }
 
     fn create(&self, path: &RelPath, how: Create) -> io::Result<Box<dyn File>> {
@@ -278,6 +299,21 @@ impl Disk for RealDisk {
             }
         }
         Ok(())
+    }
+
+    fn listing(&self, path: &RelPath) -> io::Result<Arc<[Entry]>> {
+        let folder = self.folder(path)?;
+        let seen = Seen::of(&folder)?;
+        let entries = sorted(self, path)?;
+        let bytes = entries.iter().map(|entry| size_of::<Entry>() + entry.name.len()).sum();
+        if self.still_leads(path, &seen, ResolveFlag::empty()) {
+            self.listings.keep(path.as_str(), folder, &seen, entries.clone(), bytes);
+        }
+        Ok(entries)
+    }
+
+    fn listing_now(&self, path: &RelPath) -> Option<Arc<[Entry]>> {
+        self.listings.get(path.as_str())
     }
 
     fn make_dir(&self, path: &RelPath, bits: u32) -> io::Result<()> {
@@ -486,8 +522,7 @@ impl File for RealFile {
 }
 
 /// What is known of a file that may be read; of anything else that it is none.
-fn regular(file: &OwnedFd) -> io::Result<Stat> {
-    let stat = stat_of(&sys::stat::fstat(file)?);
+fn regular(stat: &Stat) -> io::Result<&Stat> {
     match stat.kind {
         Kind::File => Ok(stat),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),

@@ -52,6 +52,14 @@ struct Document {
     fs_layers: Option<IgnoredAny>,
 }
 
+/// What tells a document's type.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Seen {
+    media_type: Option<String>,
+    manifests: Option<IgnoredAny>,
+}
+
 /// A descriptor before its digest is known to be one.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -362,10 +370,11 @@ impl<'de> Visitor<'de> for DescriptorKeys {
 /// The media type that a sealed root has by its own bytes: what it says, or else what it looks
 /// like. Bytes that are no document have the type of an image manifest and will not parse as one.
 pub fn root_media_type(bytes: &[u8]) -> String {
-    let document = serde_json::from_slice::<Document>(bytes).ok();
-    let is_index = document.as_ref().is_some_and(|document| document.manifests.is_some());
-    let seen = if is_index { media_type::IMAGE_INDEX } else { media_type::IMAGE_MANIFEST };
-    document.and_then(|document| document.media_type).unwrap_or_else(|| seen.to_owned())
+    let seen = serde_json::from_slice::<Seen>(bytes).unwrap_or_default();
+    seen.media_type.unwrap_or_else(|| match seen.manifests {
+        Some(IgnoredAny) => media_type::IMAGE_INDEX.to_owned(),
+        None => media_type::IMAGE_MANIFEST.to_owned(),
+    })
 }
 
 /// The manifest that a plain file is wrapped in: an empty config, one layer, the file's name as

@@ -1,10 +1,16 @@
 //! The tags of a repository.
 
+use std::io;
+
 use super::Repository;
 use crate::digest::Digest;
+use crate::disk::{Entry, Kind};
 use crate::error::Error;
-use crate::names;
 use crate::workspace::{Name, Tag};
+use crate::{layout, names};
+
+/// Names in a folder that is looked at.
+const AT_A_LOOK: usize = 1000;
 
 impl Repository {
     /// Tags in the order of their bytes after `after`, which need not be one, at most `limit` of
@@ -13,12 +19,20 @@ impl Repository {
     /// # Errors
     /// [`Error::Disk`].
     pub fn tags(&self, after: Option<&str>, limit: usize) -> Result<(Vec<Tag>, bool), Error> {
-        let mut tags = names::tags(self.disk(), &self.workspace, &self.name)?;
-        tags.retain(|tag| after.is_none_or(|after| tag.as_str() > after));
-        tags.sort();
-        let is_more = tags.len() > limit;
-        tags.truncate(limit);
-        Ok((tags, is_more))
+        let folder = layout::tags(&self.workspace, &self.name);
+        match self.disk().listing(&folder) {
+            Ok(entries) => Ok(page(&entries, after, limit)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((Vec::new(), false)),
+            Err(error) => Err(Error::disk("listing", &folder)(error)),
+        }
+    }
+
+    /// The same at a look, without waiting for the disk: `None` says nothing. Many tags are left
+    /// alone, so that it does not take long.
+    pub fn tags_at_a_look(&self, after: Option<&str>, limit: usize) -> Option<(Vec<Tag>, bool)> {
+        let folder = layout::tags(&self.workspace, &self.name);
+        let entries = self.disk().listing_now(&folder)?;
+        (entries.len() <= AT_A_LOOK).then(|| page(&entries, after, limit))
     }
 
     /// Refuses to move a name that leads elsewhere and may not be moved. A damaged one is mended.
@@ -36,4 +50,14 @@ impl Repository {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Tags among the names in their folder, which are in the order of their bytes.
+fn page(entries: &[Entry], after: Option<&str>, limit: usize) -> (Vec<Tag>, bool) {
+    let begin =
+        entries.partition_point(|entry| after.is_some_and(|after| entry.name.as_str() <= after));
+    let files = entries[begin..].iter().filter(|entry| entry.kind == Kind::File);
+    let mut tags = files.filter_map(|entry| entry.name.parse().ok());
+    let page = tags.by_ref().take(limit).collect();
+    (page, tags.next().is_some())
 }

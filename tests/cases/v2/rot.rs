@@ -2,10 +2,12 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use cas::digest::{Algorithm, Digest};
+use serde_json::json;
 use tests::layout::noise;
-use tests::v2::{Door, case, daemon, digest, get, head, push};
+use tests::v2::{Door, case, daemon, delete, digest, get, head, push};
 use tests::{Daemon, tree};
 
 use super::{Image, steps};
@@ -134,4 +136,52 @@ fn a_rotten_manifest_is_an_error_once_and_absent_then() {
             vec![image.manifest("{r}", "1"), get("/v2/{r}/manifests/1").gives(image.bytes())],
         ]),
     )]);
+}
+
+/// What is read often is kept in memory, and seen to be something else at once.
+#[test]
+fn what_is_read_often_is_believed_until_it_changes() {
+    let daemon = daemon("");
+    for door in &Door::of(&daemon) {
+        let (one, other) = (Image::new(Algorithm::Sha256, "1"), Image::new(Algorithm::Sha256, "2"));
+        let by_digest = || get(format!("/v2/{{r}}/manifests/{}", one.digest()));
+        let list = |tags: &[&str]| get("/v2/{r}/tags/list").json("/tags", json!(tags));
+        // Long enough for the clock of the filesystem to tell this change from the next one.
+        let often = |what: &str, image: &Image, tags: &[&str]| {
+            std::thread::sleep(Duration::from_millis(250));
+            let read = || vec![get("/v2/{r}/manifests/1").gives(image.bytes()), list(tags)];
+            door.run(&[case(what, steps([read(), read(), read()]))]);
+        };
+        door.run(&[case("pushed", one.push("{r}", "1"))]);
+        often("read", &one, &["1"]);
+        let moved = vec![get("/v2/{r}/manifests/1").gives(other.bytes())];
+        door.run(&[case("moved", steps([other.push("{r}", "1"), moved]))]);
+        often("read when it was moved", &other, &["1"]);
+        let more = vec![one.manifest("{r}", "2"), list(&["1", "2"])];
+        door.run(&[case("one more", steps([more, vec![by_digest().gives(one.bytes())]]))]);
+        often("read when there is one more", &other, &["1", "2"]);
+        door.run(&[case(
+            "deleted",
+            vec![
+                delete("/v2/{r}/manifests/1"),
+                get("/v2/{r}/manifests/1").fails(404, "MANIFEST_UNKNOWN"),
+                list(&["2"]),
+                by_digest().gives(one.bytes()),
+                delete(format!("/v2/{{r}}/manifests/{}", one.digest())),
+                by_digest().fails(404, "MANIFEST_UNKNOWN"),
+                get("/v2/{r}/manifests/2").fails(404, "MANIFEST_UNKNOWN"),
+                list(&[]),
+            ],
+        )]);
+        door.run(&[case("pushed again", steps([one.push("{r}", "1")]))]);
+        often("read when it was pushed again", &one, &["1"]);
+        rot(&daemon, &one.digest());
+        door.run(&[case(
+            "rotten",
+            vec![
+                get("/v2/{r}/manifests/1").fails(500, "UNKNOWN"),
+                get("/v2/{r}/manifests/1").fails(404, "MANIFEST_UNKNOWN"),
+            ],
+        )]);
+    }
 }

@@ -41,8 +41,7 @@ fn tags_are_listed_in_the_order_of_their_bytes() {
                 ],
             ]),
         ),
-        case("as many as are listed at a look", many(256)),
-        case("one more", many(257)),
+        case("as many as are on a page", many(1000)),
         case(
             "after the last one is gone",
             steps([

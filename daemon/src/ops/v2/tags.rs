@@ -33,15 +33,21 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
     let limit = limit(&query)?;
     let after = query.once("last")?.filter(|last| !last.is_empty()).map(str::to_owned);
     let (repository, sought) = (repository(ask, &target), target.clone());
-    let list = move || {
-        let (tags, more) = repository.tags(after.as_deref(), limit)?;
-        // Only an empty list can be that of a repository that is not there.
-        if tags.is_empty() && !repository.is_known()? {
-            return Err(no_repository(&sought));
+    // Only an empty list can be that of a repository that is not there.
+    let looked = repository.tags_at_a_look(after.as_deref(), limit);
+    let (tags, more) = match looked.filter(|(tags, _)| !tags.is_empty()) {
+        Some(found) => found,
+        None => {
+            let list = move || {
+                let (tags, more) = repository.tags(after.as_deref(), limit)?;
+                if tags.is_empty() && !repository.is_known()? {
+                    return Err(no_repository(&sought));
+                }
+                Ok((tags, more))
+            };
+            job(ask, bridge::Kind::Short, list).await?
         }
-        Ok((tags, more))
     };
-    let (tags, more) = job(ask, bridge::Kind::Short, list).await?;
 
     let name = target.to_string();
     let body = List { name: &name, tags: tags.iter().map(Tag::as_str).collect() };
