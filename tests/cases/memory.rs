@@ -1,10 +1,12 @@
 //! A large layer in and out, by every way, with the daemon's memory measured at its highest.
 
 use std::fs::File;
+use std::process::Command;
 
+use cas::digest::Digest;
 use serde_json::json;
 use tests::layout::{digest, types};
-use tests::{Daemon, Layout, archive, file, oci, tree};
+use tests::{Daemon, Layout, archive, file, oci, run, tree};
 
 #[test]
 fn a_layer_of_any_size_goes_through_a_little_memory() {
@@ -62,4 +64,32 @@ fn a_layer_of_any_size_goes_through_a_little_memory() {
     daemon.bond(&["put", &file(&blob), "--title", "large"]).ok();
     is_small(&daemon, "put as a file");
     tests::say(&format!("measured: resident at most, {} GiB: {}", size >> 30, seen.join(", ")));
+}
+
+#[test]
+fn what_is_compressed_stays_compressed() {
+    let daemon = Daemon::start();
+    let unpacked = daemon.folder().join("unpacked");
+    let bomb = 256 << 20;
+    File::create(&unpacked).unwrap().set_len(bomb).unwrap();
+    let packed = run(Command::new("gzip").args(["-n", "-1", "-c"]).arg(&unpacked)).ok().out;
+    assert!(packed.len() < 2 << 20, "{} bytes are a bomb of {bomb}", packed.len());
+    let mut layout = Layout::default();
+    let config = layout.config("bomb");
+    let layer = layout.blob(&format!("{}+gzip", types::LAYER), &packed);
+    let root = layout.manifest(&config, &[layer]);
+    layout.list(&root);
+    let (put, got) = (daemon.folder().join("layout"), daemon.folder().join("got"));
+    layout.write(&put);
+    let reference = digest(&root).to_string();
+
+    daemon.bond(&["put", &oci(&put)]).ok();
+    daemon.bond(&["verify", &reference]).ok();
+    daemon.bond(&["get", &reference, &oci(&got)]).ok();
+
+    let kept: usize = tree::files(&daemon.store().join("blobs")).values().map(Vec::len).sum();
+    assert!(kept < 2 * packed.len(), "{kept} bytes are kept of {}", packed.len());
+    let blob = got.join(tests::layout::blob_file(&Digest::of(&packed)));
+    assert_eq!(std::fs::read(blob).unwrap(), packed);
+    assert!(daemon.most_memory() < 64 << 20);
 }

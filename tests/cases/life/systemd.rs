@@ -5,7 +5,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use tests::{Home, run};
+use tests::{Daemon, Home, run};
 use wire::Code;
 
 /// `bonded` with this descriptor as the first one that a service manager hands over.
@@ -94,4 +94,35 @@ fn without_watchdog_there_is_no_sign_of_life_and_a_dead_manager_does_no_harm() {
     let mut daemon = home.start_as(command);
     daemon.bond(&["ls"]).ok();
     daemon.stop();
+}
+
+/// Sockets of a process that are none of this machine's own kind.
+fn sockets_of_networks(daemon: &Daemon) -> Vec<String> {
+    let process = format!("/proc/{}", daemon.pid());
+    let local = std::fs::read_to_string(format!("{process}/net/unix")).unwrap();
+    let inodes = local.lines().skip(1).filter_map(|line| line.split_whitespace().nth(6));
+    let local: Vec<String> = inodes.map(|inode| format!("socket:[{inode}]")).collect();
+    let descriptors = std::fs::read_dir(format!("{process}/fd")).unwrap();
+    let links = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    let links = links.map(|link| link.to_string_lossy().into_owned());
+    links.filter(|link| link.starts_with("socket:") && !local.contains(link)).collect()
+}
+
+#[test]
+fn the_daemon_reaches_out_to_nobody() {
+    let unit = include_str!("../../../systemd/bonded.service");
+    for line in ["PrivateNetwork=yes", "RestrictAddressFamilies=AF_UNIX", "IPAddressDeny=any"] {
+        assert!(unit.lines().any(|said| said == line), "{line}");
+    }
+    let work = |daemon: &Daemon| {
+        let file = daemon.folder().join("tool");
+        std::fs::write(&file, "a tool").unwrap();
+        daemon.bond(&["put", &tests::file(&file), "--name", "tools:1"]).ok();
+        daemon.bond(&["get", "tools:1", &tests::file(&daemon.folder().join("got"))]).ok();
+        daemon.bond(&["gc"]).ok();
+        sockets_of_networks(daemon)
+    };
+    assert_eq!(work(&Daemon::start()), [""; 0]);
+    // What it is told to listen on is seen, so more would be seen as well.
+    assert_eq!(work(&tests::v2::daemon("")).len(), 1);
 }
