@@ -8,7 +8,7 @@ use std::io;
 use std::ops::ControlFlow;
 
 use crate::digest::Digest;
-use crate::disk::{Create, Disk, Kind, RelPath, write_all_at};
+use crate::disk::{Create, Disk, Entry, Kind, RelPath, write_all_at};
 use crate::error::Error;
 use crate::layout::{self, MemberKind};
 use crate::reader::read_up_to;
@@ -214,17 +214,18 @@ pub(crate) fn tags(
     let folder = layout::tags(workspace, repository);
     let mut tags = Vec::new();
     let listed = disk.list(&folder, &mut |entry| {
-        if entry.kind == Kind::File
-            && let Ok(tag) = entry.name.parse()
-        {
-            tags.push(tag);
-        }
+        tags.extend(tag_of(&entry));
         ControlFlow::Continue(())
     });
     match listed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(tags),
         other => other.map_err(Error::disk("listing", &folder)).map(|()| tags),
     }
+}
+
+/// The tag that an entry of their folder is.
+pub(crate) fn tag_of(entry: &Entry) -> Option<Tag> {
+    (entry.kind == Kind::File).then(|| entry.name.parse().ok())?
 }
 
 /// Calls `each` for every name of a workspace with the digest that it leads to. Names whose files

@@ -151,9 +151,12 @@ pub struct Space {
     pub total: u64,
 }
 
-fn sorted<D: Disk + ?Sized>(disk: &D, path: &RelPath) -> io::Result<Arc<[Entry]>> {
+/// What is told of a folder, in the order of the names' bytes.
+fn sorted(
+    told: impl FnOnce(&mut dyn FnMut(Entry) -> ControlFlow<()>) -> io::Result<()>,
+) -> io::Result<Arc<[Entry]>> {
     let mut entries = Vec::new();
-    disk.list(path, &mut |entry| {
+    told(&mut |entry| {
         entries.push(entry);
         ControlFlow::Continue(())
     })?;
@@ -195,10 +198,10 @@ pub trait Disk: Send + Sync {
         path: &RelPath,
         each: &mut dyn FnMut(Entry) -> ControlFlow<()>,
     ) -> io::Result<()>;
-    /// Every name in a folder, in the order of their bytes. A disk may keep what it said until the
-    /// folder changes, so it is for folders that are asked about often.
+    /// Every name in a folder, in the order of their bytes. A disk may keep a short listing until the
+    /// folder changes, so this is for folders that are asked about often.
     fn listing(&self, path: &RelPath) -> io::Result<Arc<[Entry]>> {
-        sorted(self, path)
+        sorted(|each| self.list(path, each))
     }
     /// The same if it needs no wait for the disk; `None` says nothing.
     fn listing_now(&self, path: &RelPath) -> Option<Arc<[Entry]>> {

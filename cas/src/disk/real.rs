@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::io::{self, IoSliceMut, Read, Seek, Write};
+use std::io::{self, IoSliceMut, Read as _, Seek as _, Write as _};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -25,7 +25,7 @@ use nix::unistd::{Gid, LinkatFlags, UnlinkatFlags};
 use nix::{fcntl, sys, unistd};
 use rustix::io::{ReadWriteFlags, preadv2};
 
-use super::lately::{Lately, Seen};
+use super::lately::{Lately, Read, Seen};
 use super::{Create, Disk, Entry, File, Kind, N_SYNCS, RelPath, Space, Stat, sorted};
 
 /// Direct writes must start, end and lie in memory at multiples of this many bytes.
@@ -33,6 +33,8 @@ const DIRECT_ALIGNMENT: usize = 4096;
 
 /// Unwritten bytes of everybody beyond which a sync of the whole filesystem is no longer cheap.
 const CROWDED: u64 = 256 << 20;
+/// Names of a listing that is kept.
+const LISTING_SIZE: usize = 1000;
 /// How many descriptors of folders are kept.
 const MOST_KEPT: usize = 256;
 /// For how long that is believed without looking again: a disk takes longer to fill a cache.
@@ -101,12 +103,53 @@ impl RealDisk {
         fcntl::openat2(&self.root, text, how).map_err(error_of)
     }
 
-    /// Whether what was read can be kept: it will be told from what comes after it, and its name was
-    /// not ended before it was looked at.
-    fn still_leads(&self, path: &RelPath, seen: &Seen, more: ResolveFlag) -> bool {
-        let place = || self.resolve(path, OFlag::O_PATH, more);
-        let inode = |place| Ok::<_, io::Error>(sys::stat::fstat(&place)?.st_ino);
-        seen.is_settled() && place().and_then(inode).is_ok_and(|inode| inode == seen.stat.inode)
+    /// Calls `each` for every name in this folder, which is at that path.
+    fn entries(
+        &self,
+        folder: OwnedFd,
+        path: &RelPath,
+        each: &mut dyn FnMut(Entry) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        let mut folder = Dir::from_fd(folder)?;
+        for entry in folder.iter() {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name == "." || name == ".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                Some(Type::File) => Kind::File,
+                Some(Type::Directory) => Kind::Folder,
+                Some(Type::Symlink) => Kind::Symlink,
+                Some(_) => Kind::Special,
+                None => self.stat(&path.join(&name))?.kind,
+            };
+            if each(Entry { name, kind }).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a path leads to what was seen there.
+    fn leads_to(&self, path: &RelPath, seen: &Stat, more: ResolveFlag) -> bool {
+        let place = self.resolve(path, OFlag::O_PATH, more).ok();
+        let now = place.and_then(|place| sys::stat::fstat(&place).ok());
+        now.is_some_and(|now| now.st_ino == seen.inode)
+    }
+
+    /// To be said of each path that leads elsewhere, or nowhere, from now on.
+    fn ended(&self, path: &RelPath) {
+        self.files.changed(path.as_str());
+        self.listings.changed(path.as_str());
+        self.appeared(path);
+    }
+
+    /// To be said of each path that leads somewhere from now on.
+    fn appeared(&self, path: &RelPath) {
+        if let Some((folder, _)) = path.as_str().rsplit_once('/') {
+            self.listings.changed(folder);
+        }
     }
 
     fn folder(&self, path: &RelPath) -> io::Result<Arc<OwnedFd>> {
@@ -140,7 +183,10 @@ impl RealDisk {
     fn move_to(&self, from: &RelPath, to: &RelPath, flags: RenameFlags) -> io::Result<()> {
         let (from_folder, from_name) = self.parent(from)?;
         let (to_folder, to_name) = self.parent(to)?;
-        fcntl::renameat2(&from_folder, from_name, &to_folder, to_name, flags).map_err(error_of)
+        fcntl::renameat2(&from_folder, from_name, &to_folder, to_name, flags).map_err(error_of)?;
+        self.ended(from);
+        self.ended(to);
+        Ok(())
     }
 }
 
@@ -198,7 +244,7 @@ impl Disk for RealDisk {
             true => usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge.into()),
             false => Err(io::Error::from(io::ErrorKind::FileTooLarge)),
         };
-        if let Some(bytes) = self.files.get(path.as_str()) {
+        if let Some(bytes) = self.files.get(path) {
             return bounded(bytes.len() as u64).map(|_| bytes.to_vec());
         }
         // nix has no name for it.
@@ -212,9 +258,9 @@ impl Disk for RealDisk {
         if preadv2(&file, space, 0, ReadWriteFlags::NOWAIT)? != size {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        if self.still_leads(path, &seen, cached) {
-            self.files.keep(path.as_str(), Arc::new(file), &seen, bytes.as_slice().into(), size);
-        }
+        let stat = seen.stat;
+        let read = Read { place: file, seen, what: bytes.as_slice().into(), bytes: size };
+        self.files.keep(path, read, || self.leads_to(path, &stat, cached));
         Ok(bytes)
     }
 
@@ -225,6 +271,7 @@ impl Disk for RealDisk {
         let mode = if how == Create::Direct { 0o600 } else { SEALED };
         let file = fcntl::openat(&folder, name, flags, Mode::from_bits_truncate(mode));
         let file = file.map_err(error_of)?;
+        self.appeared(path);
         let direct = match how {
             Create::Buffered => None,
             Create::Direct => {
@@ -279,47 +326,35 @@ impl Disk for RealDisk {
         path: &RelPath,
         each: &mut dyn FnMut(Entry) -> ControlFlow<()>,
     ) -> io::Result<()> {
-        let fd = self.beneath(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        let mut folder = Dir::from_fd(fd)?;
-        for entry in folder.iter() {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name == "." || name == ".." {
-                continue;
-            }
-            let kind = match entry.file_type() {
-                Some(Type::File) => Kind::File,
-                Some(Type::Directory) => Kind::Folder,
-                Some(Type::Symlink) => Kind::Symlink,
-                Some(_) => Kind::Special,
-                None => self.stat(&path.join(&name))?.kind,
-            };
-            if each(Entry { name, kind }).is_break() {
-                break;
-            }
-        }
-        Ok(())
+        let folder = self.beneath(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        self.entries(folder, path, each)
     }
 
     fn listing(&self, path: &RelPath) -> io::Result<Arc<[Entry]>> {
-        let folder = self.folder(path)?;
+        let folder = self.beneath(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         let seen = Seen::of(&folder)?;
-        let entries = sorted(self, path)?;
-        let bytes = entries.iter().map(|entry| size_of::<Entry>() + entry.name.len()).sum();
-        if self.still_leads(path, &seen, ResolveFlag::empty()) {
-            self.listings.keep(path.as_str(), folder, &seen, entries.clone(), bytes);
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let again = fcntl::openat(&folder, ".", flags, Mode::empty()).map_err(error_of)?;
+        let entries = sorted(|each| self.entries(again, path, each))?;
+        if entries.len() <= LISTING_SIZE {
+            let bytes = entries.iter().map(|entry| size_of::<Entry>() + entry.name.len()).sum();
+            let stat = seen.stat;
+            let read = Read { place: folder, seen, what: entries.clone(), bytes };
+            let still_leads = || self.leads_to(path, &stat, ResolveFlag::empty());
+            self.listings.keep(path, read, still_leads);
         }
         Ok(entries)
     }
 
     fn listing_now(&self, path: &RelPath) -> Option<Arc<[Entry]>> {
-        self.listings.get(path.as_str())
+        self.listings.get(path)
     }
 
     fn make_dir(&self, path: &RelPath, bits: u32) -> io::Result<()> {
         let (folder, name) = self.parent(path)?;
         let mode = Mode::from_bits_truncate(bits);
         sys::stat::mkdirat(&folder, name, mode)?;
+        self.appeared(path);
         if self.umask & bits != 0 {
             let follow = sys::stat::FchmodatFlags::FollowSymlink;
             sys::stat::fchmodat(&folder, name, mode, follow)?;
@@ -338,7 +373,9 @@ impl Disk for RealDisk {
         let (from_folder, from_name) = self.parent(from)?;
         let (to_folder, to_name) = self.parent(to)?;
         let flags = LinkatFlags::empty();
-        unistd::linkat(&from_folder, from_name, &to_folder, to_name, flags).map_err(error_of)
+        unistd::linkat(&from_folder, from_name, &to_folder, to_name, flags).map_err(error_of)?;
+        self.appeared(to);
+        Ok(())
     }
 
     fn rename(&self, from: &RelPath, to: &RelPath) -> io::Result<()> {
@@ -351,12 +388,16 @@ impl Disk for RealDisk {
 
     fn unlink(&self, path: &RelPath) -> io::Result<()> {
         let (folder, name) = self.parent(path)?;
-        unistd::unlinkat(&folder, name, UnlinkatFlags::NoRemoveDir).map_err(error_of)
+        unistd::unlinkat(&folder, name, UnlinkatFlags::NoRemoveDir).map_err(error_of)?;
+        self.ended(path);
+        Ok(())
     }
 
     fn remove_dir(&self, path: &RelPath) -> io::Result<()> {
         let (folder, name) = self.parent(path)?;
-        unistd::unlinkat(&folder, name, UnlinkatFlags::RemoveDir).map_err(error_of)
+        unistd::unlinkat(&folder, name, UnlinkatFlags::RemoveDir).map_err(error_of)?;
+        self.ended(path);
+        Ok(())
     }
 
     fn sync_dir(&self, path: &RelPath) -> io::Result<()> {
@@ -566,5 +607,59 @@ pub(super) fn stat_of(stat: &FileStat) -> Stat {
         inode: stat.st_ino,
         modified_ns: time(stat.st_mtime, stat.st_mtime_nsec),
         changed_ns: time(stat.st_ctime, stat.st_ctime_nsec),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever is changed through this disk is out of memory when that is done, even where the kernel
+    /// would tell nothing.
+    #[test]
+    fn what_is_changed_here_is_not_kept() {
+        let scratch = std::env::temp_dir().join(format!("real-disk-{}", std::process::id()));
+        let disk = RealDisk::open(&scratch).expect("a disk");
+        let folder = RelPath::new("folder");
+        let (a, b, c) = (folder.join("a"), folder.join("b"), folder.join("c"));
+        let make = |path: &RelPath| disk.create(path, Create::Buffered).map(drop);
+        disk.make_dir(&folder, 0o700).expect("made");
+        for file in [&a, &b] {
+            make(file).expect("made");
+        }
+        type Change<'a> = (&'a str, usize, &'a dyn Fn() -> io::Result<()>);
+        let changes: [Change<'_>; 7] = [
+            ("create", 2, &|| make(&c)),
+            ("unlink", 2, &|| disk.unlink(&c)),
+            ("link", 2, &|| disk.link(&a, &c)),
+            ("rename over", 1, &|| disk.rename(&c, &b)),
+            ("rename", 1, &|| disk.rename_new(&a, &c)),
+            ("make a folder", 2, &|| disk.make_dir(&a, 0o700)),
+            ("remove a folder", 2, &|| disk.remove_dir(&a)),
+        ];
+        for (what, n_files, change) in changes {
+            std::thread::sleep(Duration::from_millis(200));
+            let names = disk.listing(&folder).expect("a listing").len();
+            let n_read = [&a, &b, &c].iter().filter(|file| disk.read_now(file, 10).is_ok()).count();
+            // A filesystem that answers nothing without a wait keeps no files.
+            let kept = (disk.files.n_kept(), disk.listings.n_kept());
+            assert_eq!(kept, (n_read, 1), "{what}: of {names} names");
+            change().expect("changed");
+            let left = n_read.min(n_files);
+            let kept = (disk.files.n_kept(), disk.listings.n_kept());
+            assert_eq!(kept, (left, 0), "{what}");
+        }
+
+        for i in 0..LISTING_SIZE - 2 {
+            make(&folder.join(i)).expect("made");
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(disk.listing(&folder).expect("a listing").len(), LISTING_SIZE);
+        assert!(disk.listing_now(&folder).is_some(), "as many as are kept");
+        make(&a).expect("made");
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(disk.listing(&folder).expect("a listing").len(), LISTING_SIZE + 1);
+        assert!(disk.listing_now(&folder).is_none(), "one too many");
+        let _ = std::fs::remove_dir_all(&scratch);
     }
 }

@@ -55,7 +55,7 @@ struct Document {
 /// What tells a document's type.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Seen {
+struct Typed {
     media_type: Option<String>,
     manifests: Option<IgnoredAny>,
 }
@@ -368,10 +368,10 @@ impl<'de> Visitor<'de> for DescriptorKeys {
 }
 
 /// The media type that a sealed root has by its own bytes: what it says, or else what it looks
-/// like. Bytes that are no document have the type of an image manifest and will not parse as one.
+/// like. Bytes that say nothing have the type of an image manifest, whether they are one or not.
 pub fn root_media_type(bytes: &[u8]) -> String {
-    let seen = serde_json::from_slice::<Seen>(bytes).unwrap_or_default();
-    seen.media_type.unwrap_or_else(|| match seen.manifests {
+    let typed = serde_json::from_slice::<Typed>(bytes).unwrap_or_default();
+    typed.media_type.unwrap_or_else(|| match typed.manifests {
         Some(IgnoredAny) => media_type::IMAGE_INDEX.to_owned(),
         None => media_type::IMAGE_MANIFEST.to_owned(),
     })

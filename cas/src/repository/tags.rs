@@ -4,13 +4,10 @@ use std::io;
 
 use super::Repository;
 use crate::digest::Digest;
-use crate::disk::{Entry, Kind};
+use crate::disk::Entry;
 use crate::error::Error;
 use crate::workspace::{Name, Tag};
 use crate::{layout, names};
-
-/// Names in a folder that is looked at.
-const AT_A_LOOK: usize = 1000;
 
 impl Repository {
     /// Tags in the order of their bytes after `after`, which need not be one, at most `limit` of
@@ -27,12 +24,10 @@ impl Repository {
         }
     }
 
-    /// The same at a look, without waiting for the disk: `None` says nothing. Many tags are left
-    /// alone, so that it does not take long.
+    /// The same at a look, without waiting for the disk: `None` says nothing.
     pub fn tags_at_a_look(&self, after: Option<&str>, limit: usize) -> Option<(Vec<Tag>, bool)> {
         let folder = layout::tags(&self.workspace, &self.name);
-        let entries = self.disk().listing_now(&folder)?;
-        (entries.len() <= AT_A_LOOK).then(|| page(&entries, after, limit))
+        self.disk().listing_now(&folder).map(|entries| page(&entries, after, limit))
     }
 
     /// Refuses to move a name that leads elsewhere and may not be moved. A damaged one is mended.
@@ -56,8 +51,7 @@ impl Repository {
 fn page(entries: &[Entry], after: Option<&str>, limit: usize) -> (Vec<Tag>, bool) {
     let begin =
         entries.partition_point(|entry| after.is_some_and(|after| entry.name.as_str() <= after));
-    let files = entries[begin..].iter().filter(|entry| entry.kind == Kind::File);
-    let mut tags = files.filter_map(|entry| entry.name.parse().ok());
+    let mut tags = entries[begin..].iter().filter_map(names::tag_of);
     let page = tags.by_ref().take(limit).collect();
     (page, tags.next().is_some())
 }
