@@ -50,7 +50,7 @@ struct Kept<T> {
 }
 
 /// What was read of a place, after it was [`Seen`].
-pub(super) struct Read<T> {
+pub(super) struct JustRead<T> {
     pub(super) place: OwnedFd,
     pub(super) seen: Seen,
     pub(super) what: T,
@@ -95,8 +95,13 @@ impl<T: Clone> Lately<T> {
 
     /// Keeps what was read, if it can be told from what may come after it and its path still leads
     /// there.
-    pub(super) fn keep(&self, path: &RelPath, read: Read<T>, still_leads: impl FnOnce() -> bool) {
-        let Read { place, seen, what, bytes } = read;
+    pub(super) fn keep(
+        &self,
+        path: &RelPath,
+        read: JustRead<T>,
+        still_leads: impl FnOnce() -> bool,
+    ) {
+        let JustRead { place, seen, what, bytes } = read;
         if bytes > MOST_BYTES || !seen.is_settled() {
             return;
         }
@@ -186,10 +191,10 @@ mod tests {
         }
     }
 
-    fn read(place: &Path, bytes: usize) -> Read<u8> {
+    fn read(place: &Path, bytes: usize) -> JustRead<u8> {
         let place = OwnedFd::from(File::open(place).expect("a place"));
         let seen = Seen::of(&place).expect("what it is");
-        Read { place, seen, what: 7, bytes }
+        JustRead { place, seen, what: 7, bytes }
     }
 
     fn keep(lately: &Lately<u8>, path: &RelPath, place: &Path, bytes: usize) -> bool {

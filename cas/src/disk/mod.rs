@@ -15,6 +15,7 @@ mod foreign;
 mod lately;
 mod output;
 mod real;
+mod real_file;
 pub mod sim;
 
 pub use foreign::{Foreign, ForeignError, ForeignFile, kind_at, spool};

@@ -8,6 +8,7 @@ use wire::{Code, Problem};
 
 use crate::answer::Answer;
 use crate::ask::{Ask, Door};
+use crate::body;
 use crate::framing;
 use crate::metrics::{End, Metrics};
 use crate::refusal;
@@ -46,20 +47,21 @@ pub async fn run(op: Op, ask: &mut Ask) -> (Answer, End) {
         };
         return (answer.header(header::CONNECTION, HeaderValue::from_static("close")), end);
     }
-    if is_at_door {
-        return match v2::run(op, ask).await {
-            Ok(answer) => (answer, End::Done),
-            Err(fault) => {
-                let end = End::Failed(fault.code);
-                (v2::told(fault), end)
-            }
-        };
-    }
-    match dispatch(op, ask).await {
+    let outcome = match is_at_door {
+        true => v2::run(op, ask).await.map_err(|fault| (fault.code, v2::told(fault))),
+        false => {
+            let told = |problem: Problem| (problem.code, Answer::problem(problem));
+            dispatch(op, ask).await.map_err(told)
+        }
+    };
+    match outcome {
         Ok(answer) => (answer, End::Done),
-        Err(problem) => {
-            let end = End::Failed(problem.code);
-            (Answer::problem(problem), end)
+        Err((code, answer)) => {
+            // Who waits for a word before it sends its body has sent none.
+            if !ask.head.headers.contains_key(header::EXPECT) {
+                body::drain(&mut ask.body).await;
+            }
+            (answer, End::Failed(code))
         }
     }
 }

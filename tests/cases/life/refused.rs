@@ -4,7 +4,7 @@
 use cas::digest::Digest;
 use serde_json::json;
 use tests::layout::{digest, noise};
-use tests::raw::seal;
+use tests::raw::{head, seal};
 use tests::{Daemon, Layout, file, tree};
 use wire::Code;
 use wire::api::MOST_NAMES;
@@ -120,4 +120,24 @@ fn a_put_gives_as_many_names_as_it_may_and_no_more() {
     daemon.bond_piped(&["put", "-", "--name", "a:1", "--name", "a:2"], &path).ok();
     daemon.bond(&["resolve", "a:1"]).ok();
     daemon.bond(&["resolve", "a:2"]).ok();
+}
+
+/// A refusal that needs no body still takes it, so that the connection can be used again.
+#[test]
+fn a_refused_request_ends_with_its_body_on_both_planes() {
+    let daemon = Daemon::start();
+    let mut connection = daemon.connect();
+    for (method, path, status) in [
+        ("POST", "/v1/workspaces/w/files", 400),
+        ("POST", "/v1/drafts/none/seal", 400),
+        ("PUT", "/v2/alone/manifests/1", 400),
+        ("POST", "/v2/w/r/blobs/uploads/?digest=none", 400),
+    ] {
+        connection.send(head(method, path, 10)).unwrap();
+        // Long enough for the daemon to have made up its mind.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        connection.send("some notes").unwrap();
+        assert_eq!(connection.answer().status, status, "{method} {path}");
+        assert_eq!(connection.get("/v1/health").status, 200, "after {method} {path}");
+    }
 }

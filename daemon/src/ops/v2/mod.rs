@@ -51,15 +51,8 @@ const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied
 /// # Errors
 /// What the peer is to be told.
 pub async fn run(op: Op, ask: &mut Ask) -> Result<Answer, Fault> {
-    let outcome = match admit(op, ask).await {
-        Ok(()) => dispatch(op, ask).await,
-        Err(fault) => Err(fault),
-    };
-    // Who waits for a word before it sends its body has sent none.
-    if outcome.is_err() && !ask.head.headers.contains_key(header::EXPECT) {
-        body::drain(&mut ask.body).await;
-    }
-    outcome.map(signed)
+    admit(op, ask).await?;
+    dispatch(op, ask).await.map(signed)
 }
 
 /// What the peer is told of a fault.
