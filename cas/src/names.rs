@@ -225,7 +225,7 @@ pub(crate) fn tags(
 
 /// The tag that an entry of their folder is.
 pub(crate) fn tag_of(entry: &Entry) -> Option<Tag> {
-    (entry.kind == Kind::File).then(|| entry.name.parse().ok())?
+    (entry.kind == Kind::File).then_some(&entry.name)?.parse().ok()
 }
 
 /// Calls `each` for every name of a workspace with the digest that it leads to. Names whose files

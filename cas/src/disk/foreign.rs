@@ -341,29 +341,20 @@ mod tests {
     use super::*;
     use nix::sys::stat::Mode;
     use std::fs::{self, File};
-    use std::path::PathBuf;
+    use tempfile::TempDir;
 
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Scratch {
-            let path = std::env::temp_dir().join(format!("foreign-{name}-{}", std::process::id()));
-            fs::create_dir_all(path.join("blobs")).expect("a folder");
-            fs::write(path.join("blobs/good"), "good").expect("a file");
-            Scratch(path)
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+    /// A folder with one good file in it.
+    fn scratch() -> TempDir {
+        let scratch = tempfile::tempdir().expect("a folder");
+        fs::create_dir(scratch.path().join("blobs")).expect("a folder");
+        fs::write(scratch.path().join("blobs/good"), "good").expect("a file");
+        scratch
     }
 
     #[test]
     fn only_regular_files_below_the_folder_are_read() {
-        let scratch = Scratch::new("folder");
-        let path = &scratch.0;
+        let scratch = scratch();
+        let path = scratch.path();
         std::os::unix::fs::symlink("good", path.join("blobs/link")).expect("a symlink");
         std::os::unix::fs::symlink("nowhere", path.join("blobs/dangling")).expect("a symlink");
         std::os::unix::fs::symlink("blobs", path.join("elsewhere")).expect("a symlink");
@@ -401,8 +392,8 @@ mod tests {
 
     #[test]
     fn only_descriptors_of_readable_local_regular_files_are_taken() {
-        let scratch = Scratch::new("descriptor");
-        let path = scratch.0.join("blobs/good");
+        let scratch = scratch();
+        let path = scratch.path().join("blobs/good");
         let file = File::open(&path).expect("open");
         let taken = ForeignFile::from_descriptor(file.into()).expect("a regular file");
         assert_eq!(taken.stat().expect("stat").size, 4);
@@ -420,7 +411,7 @@ mod tests {
         let (pipe, _write) = nix::unistd::pipe().expect("a pipe");
         let (socket, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let irregular: [(OwnedFd, &str); 7] = [
-            (open(&scratch.0, OFlag::O_RDONLY).expect("open"), "a folder"),
+            (open(scratch.path(), OFlag::O_RDONLY).expect("open"), "a folder"),
             (open(&path, OFlag::O_WRONLY).expect("open"), "open for writing only"),
             (open(&path, OFlag::O_PATH).expect("open"), "a mere path (O_PATH)"),
             (open(Path::new("/dev/zero"), OFlag::O_RDONLY).expect("open"), "a device"),
@@ -442,9 +433,9 @@ mod tests {
 
     #[test]
     fn a_spooled_stream_is_a_file_without_a_name() {
-        let scratch = Scratch::new("spool");
+        let scratch = scratch();
         let bytes = vec![7; 1 << 20];
-        let file = spool(&scratch.0, &mut bytes.as_slice()).expect("spooled");
+        let file = spool(scratch.path(), &mut bytes.as_slice()).expect("spooled");
         let stat = file.stat().expect("stat");
         assert_eq!((stat.size, stat.n_links), (1 << 20, 0));
     }

@@ -174,23 +174,6 @@ mod tests {
 
     use super::*;
 
-    /// A folder to work in, gone afterwards.
-    struct Scratch(std::path::PathBuf);
-
-    impl Scratch {
-        fn new(what: &str) -> Scratch {
-            let path = std::env::temp_dir().join(format!("lately-{what}-{}", std::process::id()));
-            fs::create_dir_all(&path).expect("a folder");
-            Scratch(path)
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
     fn read(place: &Path, bytes: usize) -> JustRead<u8> {
         let place = OwnedFd::from(File::open(place).expect("a place"));
         let seen = Seen::of(&place).expect("what it is");
@@ -205,8 +188,8 @@ mod tests {
     /// Every way in which others make a place stop to be what it was.
     #[test]
     fn what_others_changed_is_not_believed() {
-        let scratch = Scratch::new("changed");
-        let at = |name: &str| scratch.0.join(name);
+        let scratch = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| scratch.path().join(name);
         type Change<'a> = (&'a str, &'a dyn Fn(&Path));
         let next = at("next");
         let of_files: [Change<'_>; 6] = [
@@ -254,8 +237,8 @@ mod tests {
 
     #[test]
     fn what_changes_while_it_is_read_is_not_kept() {
-        let scratch = Scratch::new("meanwhile");
-        let place = scratch.0.join("file");
+        let scratch = tempfile::tempdir().expect("a folder");
+        let place = scratch.path().join("file");
         fs::write(&place, "bytes").expect("written");
         sleep(SETTLED * 2);
         let (path, lately) = (RelPath::new("a"), Lately::default());
@@ -275,8 +258,8 @@ mod tests {
 
     #[test]
     fn what_was_changed_just_now_is_not_kept() {
-        let scratch = Scratch::new("unsettled");
-        let file = scratch.0.join("file");
+        let scratch = tempfile::tempdir().expect("a folder");
+        let file = scratch.path().join("file");
         fs::write(&file, "bytes").expect("written");
         let mut seen = read(&file, 5).seen;
         let now = seen.asked_ns;
@@ -298,8 +281,8 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_than_there_is_room_for() {
-        let scratch = Scratch::new("room");
-        let file = scratch.0.join("file");
+        let scratch = tempfile::tempdir().expect("a folder");
+        let file = scratch.path().join("file");
         fs::write(&file, "bytes").expect("written");
         sleep(SETTLED * 2);
         let lately = Lately::default();

@@ -202,10 +202,10 @@ mod tests {
 
     #[test]
     fn what_is_made_comes_whole_or_not_at_all_and_replaces_nothing() {
-        let scratch = std::env::temp_dir().join(format!("output-{}", std::process::id()));
-        fs::create_dir_all(&scratch).expect("a folder");
+        let folder = tempfile::tempdir().expect("a folder");
+        let scratch = folder.path();
         let names = || {
-            let mut names: Vec<_> = fs::read_dir(&scratch)
+            let mut names: Vec<_> = fs::read_dir(scratch)
                 .expect("a listing")
                 .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"))
                 .collect();
@@ -237,6 +237,5 @@ mod tests {
         assert_eq!(late.finish().map_err(|e| e.kind()), Err(io::ErrorKind::AlreadyExists));
         assert_eq!(fs::read(scratch.join("folder/a/b/c")).expect("read"), b"bytes");
         assert_eq!(names(), ["file", "folder", "race"]);
-        fs::remove_dir_all(&scratch).expect("removed");
     }
 }

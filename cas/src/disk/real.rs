@@ -485,8 +485,8 @@ mod tests {
     /// would tell nothing.
     #[test]
     fn what_is_changed_here_is_not_kept() {
-        let scratch = std::env::temp_dir().join(format!("real-disk-{}", std::process::id()));
-        let disk = RealDisk::open(&scratch).expect("a disk");
+        let scratch = tempfile::tempdir().expect("a folder");
+        let disk = RealDisk::open(scratch.path()).expect("a disk");
         let folder = RelPath::new("folder");
         let (a, b, c) = (folder.join("a"), folder.join("b"), folder.join("c"));
         let make = |path: &RelPath| disk.create(path, Create::Buffered).map(drop);
@@ -527,6 +527,5 @@ mod tests {
         std::thread::sleep(Duration::from_millis(200));
         assert_eq!(disk.listing(&folder).expect("a listing").len(), LISTING_SIZE + 1);
         assert!(disk.listing_now(&folder).is_none(), "one too many");
-        let _ = std::fs::remove_dir_all(&scratch);
     }
 }
