@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 
 use crate::digest::{Algorithm, Digest};
 use crate::disk::{Create, Disk, RelPath, write_all_at};
-use crate::durable::sync_folder_of;
+use crate::durable::{sync_folder_of, sync_way};
 use crate::error::Error;
 use crate::layout;
 use crate::names::make_dirs;
@@ -26,31 +26,28 @@ pub(crate) struct Record {
     to: RelPath,
 }
 
-/// Writes a record at `from` and makes the folders that it will stand in. Returns those that are
-/// to be synced.
+/// Writes a record at `from` and makes the folders that it will stand in.
 pub(crate) fn prepare(
     disk: &dyn Disk,
     workspace: &Workspace,
     artifact: &Digest,
     absent: &[Digest],
     from: RelPath,
-) -> Result<(Record, Vec<RelPath>), Error> {
+) -> Result<Record, Error> {
     let file = disk.create(&from, Create::Buffered).map_err(Error::disk("creating", &from))?;
     write_all_at(&*file, &bytes(artifact, absent), 0).map_err(Error::disk("writing", &from))?;
     let to = layout::absences(workspace, artifact);
-    let mut folders = Vec::new();
     if let Some((folder, _)) = to.split() {
-        folders = make_dirs(disk, &folder, 0o700)?;
-        folders.push(folder);
+        make_dirs(disk, &folder, 0o700)?;
     }
-    Ok((Record { from, to }, folders))
+    Ok(Record { from, to })
 }
 
 impl Record {
     /// Moves the record to its place, durably: no layout may be there without it.
     pub(crate) fn publish(&self, disk: &dyn Disk) -> Result<(), Error> {
         disk.rename(&self.from, &self.to).map_err(Error::disk("renaming", &self.from))?;
-        sync_folder_of(disk, &self.to)
+        self.to.split().map_or(Ok(()), |(folder, _)| sync_way(disk, &folder))
     }
 }
 

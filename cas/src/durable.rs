@@ -26,6 +26,8 @@ struct State {
     /// Numbers of the syncs that failed. Whoever waited for one of them must not believe a later
     /// one: after a failed sync the kernel has dropped what it could not write.
     failed: BTreeSet<u64>,
+    /// How many syncs of one file or folder failed.
+    n_failed_alone: u64,
 }
 
 /// What one operation wrote and wants to be durable.
@@ -33,7 +35,8 @@ struct State {
 pub(crate) struct Unsynced {
     /// Files whose bytes were not synced yet.
     pub(crate) files: Vec<RelPath>,
-    /// Folders whose names changed, inner ones first.
+    /// Folders whose names changed. Those that lead to them may have been made again by somebody who
+    /// has not synced them yet, and need not be named.
     pub(crate) folders: Vec<RelPath>,
     /// What [`Barrier::n_failed`] was before the first byte was written.
     pub(crate) since: u64,
@@ -45,6 +48,18 @@ pub(crate) fn sync_folder_of(disk: &dyn Disk, path: &RelPath) -> Result<(), Erro
     disk.sync_dir(&folder).map_err(Error::disk("syncing", &folder))
 }
 
+/// Makes the names in a folder durable, and those that lead to it. Of one that was retired or tidied away
+/// there is left what leads there, and whoever took it away answers for that himself.
+pub(crate) fn sync_way(disk: &dyn Disk, folder: &RelPath) -> Result<(), Error> {
+    for folder in folder.way() {
+        match disk.sync_way(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other.map_err(Error::disk("syncing", &folder)),
+        }
+    }
+    Ok(())
+}
+
 impl Barrier {
     /// Returns once everything in `unsynced` is durable.
     ///
@@ -52,7 +67,33 @@ impl Barrier {
     /// unwritten data of everybody on it. When there is much of that, each file and folder is
     /// synced by itself, so that a neighbour's gigabytes cost us nothing.
     pub(crate) fn settle(&self, disk: &dyn Disk, unsynced: &Unsynced) -> Result<(), Error> {
-        self.settle_now(disk, unsynced)?;
+        if disk.is_crowded() {
+            return self.settle_alone(disk, unsynced);
+        }
+        self.wait(disk).map_err(Error::disk("syncing", &RelPath::root()))?;
+        self.none_failed(unsynced)
+    }
+
+    /// The same for one file and one folder: that is cheaper than a sync of everything, and makes
+    /// nothing durable but these. It is for what rests on no change that others have not synced.
+    pub(crate) fn settle_alone(&self, disk: &dyn Disk, unsynced: &Unsynced) -> Result<(), Error> {
+        let one_by_one = || {
+            for path in &unsynced.files {
+                let file = disk.open(path).map_err(Error::disk("opening", path))?;
+                file.sync().map_err(Error::disk("syncing", path))?;
+            }
+            unsynced.folders.iter().try_for_each(|folder| sync_way(disk, folder))
+        };
+        let synced = one_by_one();
+        if synced.is_err() {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.n_failed_alone += 1;
+        }
+        synced?;
+        self.none_failed(unsynced)
+    }
+
+    fn none_failed(&self, unsynced: &Unsynced) -> Result<(), Error> {
         // A sync of the whole filesystem that failed dropped the bytes of all who had written and
         // not synced yet; the kernel told only the one who asked, and ours succeeds without them.
         match self.n_failed() == unsynced.since {
@@ -66,25 +107,7 @@ impl Barrier {
     /// How many syncs have failed.
     pub(crate) fn n_failed(&self) -> u64 {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.failed.len() as u64
-    }
-
-    fn settle_now(&self, disk: &dyn Disk, unsynced: &Unsynced) -> Result<(), Error> {
-        if disk.is_crowded() {
-            for path in &unsynced.files {
-                let file = disk.open(path).map_err(Error::disk("opening", path))?;
-                file.sync().map_err(Error::disk("syncing", path))?;
-            }
-            for path in &unsynced.folders {
-                match disk.sync_dir(path) {
-                    // Retired or tidied away by somebody who answers for that himself.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    other => other.map_err(Error::disk("syncing", path))?,
-                }
-            }
-            return Ok(());
-        }
-        self.wait(disk).map_err(Error::disk("syncing", &RelPath::root()))
+        state.failed.len() as u64 + state.n_failed_alone
     }
 
     /// Waits for a sync that began after this call.

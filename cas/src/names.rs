@@ -31,26 +31,25 @@ pub(crate) struct Pending {
 }
 
 /// Writes what `name` is to lead to at `path` and makes the folders that it will stand in.
-/// Returns the folders that were made or hold one that was made, to be synced.
 pub(crate) fn prepare(
     disk: &dyn Disk,
     workspace: &Workspace,
     name: &Name,
     digest: &Digest,
     path: RelPath,
-) -> Result<(Pending, Vec<RelPath>), Error> {
+) -> Result<Pending, Error> {
     let file = disk.create(&path, Create::Buffered).map_err(Error::disk("creating", &path))?;
     write_all_at(&*file, &bytes(name, digest), 0).map_err(Error::disk("writing", &path))?;
     let folder = layout::tags(workspace, name.repository());
-    let made = make_dirs(disk, &folder, 0o700)?;
-    Ok((Pending { name: name.clone(), from: path, folder }, made))
+    make_dirs(disk, &folder, 0o700)?;
+    Ok(Pending { name: name.clone(), from: path, folder })
 }
 
-/// Moves a prepared tag to its place. The folders that this returns are to be synced. The caller
+/// Moves a prepared tag to its place. The folder that this returns is to be synced. The caller
 /// excludes others from the repository.
-pub(crate) fn publish(disk: &dyn Disk, pending: &Pending) -> Result<Vec<RelPath>, Error> {
+pub(crate) fn publish(disk: &dyn Disk, pending: &Pending) -> Result<RelPath, Error> {
     move_into(disk, &pending.from, &pending.folder, pending.name.tag())?;
-    Ok(chain(&pending.folder))
+    Ok(pending.folder.clone())
 }
 
 /// Renames a file of ours to a name in a folder of names, whatever stood there.
@@ -75,25 +74,16 @@ pub(crate) fn move_into(
     renamed.map_err(Error::disk("renaming", from))
 }
 
-/// A folder and those above it but for the root, inner ones first: all of them are to be synced,
-/// for any may have been made again by somebody who has not synced it yet.
-pub(crate) fn chain(folder: &RelPath) -> Vec<RelPath> {
-    let mut chain = vec![folder.clone()];
-    chain.extend(above(folder));
-    chain
-}
-
-/// Makes a folder and those above it; returns every folder above it but the root, inner ones
-/// first. What is there already was perhaps made by somebody who never came to sync it.
-pub(crate) fn make_dirs(disk: &dyn Disk, path: &RelPath, mode: u32) -> Result<Vec<RelPath>, Error> {
-    let above = above(path);
+/// Makes a folder and those above it. What is there already was perhaps made by somebody who never came
+/// to sync it.
+pub(crate) fn make_dirs(disk: &dyn Disk, path: &RelPath, mode: u32) -> Result<(), Error> {
     // It is there already, most of the time: then there is nothing more to ask for.
     if disk.make_dir(path, mode).is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
-        return Ok(above);
+        return Ok(());
     }
-    let mut made = false;
+    let way = path.way();
     for _ in 0..N_TRIES {
-        made = above.iter().rev().chain([path]).try_fold(true, |made, folder| {
+        let made = way.iter().rev().try_fold(true, |made, folder| {
             match disk.make_dir(folder, mode) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(made),
                 // The one above it was tidied away in this moment.
@@ -102,26 +92,10 @@ pub(crate) fn make_dirs(disk: &dyn Disk, path: &RelPath, mode: u32) -> Result<Ve
             }
         })?;
         if made {
-            break;
+            return Ok(());
         }
     }
-    match made {
-        true => Ok(above),
-        false => Err(Error::disk("making", path)(io::ErrorKind::NotFound.into())),
-    }
-}
-
-/// The folders above one, but for the root, inner ones first.
-fn above(path: &RelPath) -> Vec<RelPath> {
-    let mut above = Vec::new();
-    let mut place = path.clone();
-    while let Some((folder, _)) = place.split()
-        && folder != RelPath::root()
-    {
-        above.push(folder.clone());
-        place = folder;
-    }
-    above
+    Err(Error::disk("making", path)(io::ErrorKind::NotFound.into()))
 }
 
 /// Where a name leads.
@@ -279,7 +253,7 @@ pub(crate) fn tidy(disk: &dyn Disk, workspace: &Workspace, repository: &Reposito
         let _ = disk.remove_dir(&place.join(part));
     }
     let end = RelPath::new(layout::NAMES).join(workspace);
-    for folder in chain(&place).iter().take_while(|folder| **folder != end) {
+    for folder in place.way().iter().take_while(|folder| **folder != end) {
         if disk.remove_dir(folder).is_err() {
             return;
         }

@@ -38,7 +38,7 @@ pub(crate) fn mark(
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(Error::disk("linking", &mark)(error))
         }
-        _ => Ok(names::chain(&folder)),
+        _ => Ok(vec![folder]),
     }
 }
 

@@ -77,6 +77,14 @@ impl RelPath {
         })
     }
 
+    /// A folder and those above it but for the root, inner ones first.
+    pub(crate) fn way(&self) -> Vec<RelPath> {
+        let folder = |path: &RelPath| path.split().map(|(folder, _)| folder);
+        std::iter::successors(Some(self.clone()), folder)
+            .take_while(|path| !path.0.is_empty())
+            .collect()
+    }
+
     /// The text, `/` between the parts, empty for the root.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -225,6 +233,12 @@ pub trait Disk: Send + Sync {
     fn remove_dir(&self, path: &RelPath) -> io::Result<()>;
     /// Makes the names in a folder durable.
     fn sync_dir(&self, path: &RelPath) -> io::Result<()>;
+    /// Makes the names in a folder durable, and those that lead to it. A disk may leave out what of that
+    /// way it knows to be durable.
+    fn sync_way(&self, path: &RelPath) -> io::Result<()> {
+        // For disks that know nothing.
+        path.way().iter().try_for_each(|folder| self.sync_dir(folder))
+    }
     /// Makes all that was written before durable: bytes and names of the whole filesystem.
     fn sync_all(&self) -> io::Result<()>;
     /// Whether much unwritten data of others is in memory, so that [`Disk::sync_all`] would wait for it.

@@ -8,9 +8,10 @@
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut, Read as _, Seek as _, Write as _};
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -49,10 +50,24 @@ pub struct RealDisk {
     /// When it was last looked how much unwritten data there is, and whether it was much.
     crowd: Mutex<Option<(Instant, bool)>>,
     /// Descriptors of folders that never move while the store is open.
-    kept: Mutex<HashMap<String, Arc<OwnedFd>>>,
+    kept: Mutex<HashMap<String, Arc<Folder>>>,
     /// Small files that were read lately, and listings.
     files: Lately<Arc<[u8]>>,
     listings: Lately<Arc<[Entry]>>,
+}
+
+/// An open folder.
+struct Folder {
+    descriptor: OwnedFd,
+    /// Its name, and those of the folders above it, were synced since it was opened. Another folder at
+    /// the same path is another one of these.
+    is_settled: AtomicBool,
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
 }
 
 impl RealDisk {
@@ -146,10 +161,13 @@ impl RealDisk {
         }
     }
 
-    fn folder(&self, path: &RelPath) -> io::Result<Arc<OwnedFd>> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+    fn folder(&self, path: &RelPath) -> io::Result<Arc<Folder>> {
+        let open = || {
+            let descriptor = self.beneath(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+            io::Result::Ok(Arc::new(Folder { descriptor, is_settled: AtomicBool::new(false) }))
+        };
         if !is_kept(path.as_str()) {
-            return Ok(Arc::new(self.beneath(path, flags)?));
+            return open();
         }
         let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let known = kept().get(path.as_str()).cloned();
@@ -159,7 +177,7 @@ impl RealDisk {
         {
             return Ok(folder);
         }
-        let folder = Arc::new(self.beneath(path, flags)?);
+        let folder = open()?;
         let mut kept = kept();
         if kept.len() >= MOST_KEPT {
             // Those that are in use come back soon.
@@ -169,7 +187,7 @@ impl RealDisk {
         Ok(folder)
     }
 
-    fn parent<'a>(&self, path: &'a RelPath) -> io::Result<(Arc<OwnedFd>, &'a str)> {
+    fn parent<'a>(&self, path: &'a RelPath) -> io::Result<(Arc<Folder>, &'a str)> {
         let (folder, name) = path.split().ok_or(io::ErrorKind::InvalidInput)?;
         Ok((self.folder(&folder)?, name))
     }
@@ -395,7 +413,23 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, path: &RelPath) -> io::Result<()> {
-        Ok(unistd::fsync(&*self.folder(path)?)?)
+        Ok(unistd::fsync(&self.folder(path)?)?)
+    }
+
+    fn sync_way(&self, path: &RelPath) -> io::Result<()> {
+        let mut settled: Vec<Arc<Folder>> = Vec::new();
+        for path in path.way() {
+            if settled.last().is_some_and(|inner| inner.is_settled.load(Ordering::Acquire)) {
+                break;
+            }
+            // Open before its name is synced: what is said of it must be true of this very folder.
+            let folder = self.folder(&path)?;
+            unistd::fsync(&folder)?;
+            settled.push(folder);
+        }
+        // All the way up, or up to one of which that is known.
+        settled.iter().for_each(|folder| folder.is_settled.store(true, Ordering::Release));
+        Ok(())
     }
 
     fn sync_all(&self) -> io::Result<()> {
@@ -480,6 +514,41 @@ pub(super) fn stat_of(stat: &FileStat) -> Stat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A folder's way is synced once, and once more for another folder at the same path.
+    #[test]
+    fn what_is_settled_is_the_folder_and_not_its_path() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let disk = RealDisk::open(scratch.path()).expect("a disk");
+        let top = RelPath::new("names");
+        let (middle, other) = (top.join("middle"), top.join("other"));
+        let inner = middle.join("inner");
+        let make = |path: &RelPath| disk.make_dir(path, 0o700).expect("made");
+        [&top, &middle, &other, &inner].into_iter().for_each(make);
+        let settled = || {
+            let is_settled = |path: &RelPath| {
+                disk.folder(path).expect("a folder").is_settled.load(Ordering::Acquire)
+            };
+            [&top, &middle, &inner, &other].map(is_settled)
+        };
+        assert_eq!(settled(), [false, false, false, false]);
+        disk.sync_way(&inner).expect("synced");
+        assert_eq!(settled(), [true, true, true, false]);
+        disk.remove_dir(&inner).expect("removed");
+        let gone = disk.sync_way(&inner).expect_err("it is gone");
+        assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+        make(&inner);
+        assert_eq!(settled(), [true, true, false, false]);
+        disk.sync_way(&inner).expect("synced");
+        assert_eq!(settled(), [true, true, true, false]);
+
+        // Of one that may move nothing is known.
+        let moves = RelPath::new("staging").join("draft");
+        make(&RelPath::new("staging"));
+        make(&moves);
+        disk.sync_way(&moves).expect("synced");
+        assert!(!disk.folder(&moves).expect("a folder").is_settled.load(Ordering::Acquire));
+    }
 
     /// Whatever is changed through this disk is out of memory when that is done, even where the kernel
     /// would tell nothing.

@@ -179,20 +179,15 @@ impl Draft {
         let mut tags = Vec::with_capacity(names.len());
         for name in names {
             let path = self.spare("name");
-            let (tag, changed) =
-                names::prepare(disk, &self.workspace, name, &digest, path.clone())?;
+            tags.push(names::prepare(disk, &self.workspace, name, &digest, path.clone())?);
             unsynced.files.push(path);
-            unsynced.folders.extend(changed);
-            tags.push(tag);
         }
         let mut record = None;
         if !plan.receipt.absent.is_empty() {
             let path = self.spare("absent");
             let absent = &plan.receipt.absent;
-            let (written, changed) =
-                absent::prepare(disk, &self.workspace, &digest, absent, path.clone())?;
+            let written = absent::prepare(disk, &self.workspace, &digest, absent, path.clone())?;
             unsynced.files.push(path);
-            unsynced.folders.extend(changed);
             record = Some(written);
         }
         unsynced.folders.extend(self.folders(&self.dir, &plan.closure));
@@ -258,7 +253,7 @@ impl Draft {
         plan: &Plan,
         tags: &[names::Pending],
         listing: &Listing<'_>,
-    ) -> Result<Vec<RelPath>, Error> {
+    ) -> Result<BTreeSet<RelPath>, Error> {
         let inner = &*self.store.inner;
         let disk = &*inner.disk;
         let repository = self.store.repository(&self.workspace, name);
@@ -267,12 +262,11 @@ impl Draft {
             repository.enlist(&plan.closure, &plan.place, Fills::Any, &self.linking())?;
         for tag in tags.iter().filter(|tag| tag.name.repository() == name) {
             repository.may_lead(&tag.name, &plan.root.digest, listing.may_move)?;
-            changed.extend(names::publish(disk, tag)?);
+            changed.insert(names::publish(disk, tag)?);
             if let Some(index) = inner.index() {
                 index.note_name(&self.workspace, &plan.root.digest, &tag.name);
             }
         }
-        changed.dedup();
         Ok(changed)
     }
 

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 
 use super::Repository;
-use super::members::all_chains;
 use crate::digest::Digest;
 use crate::disk::RelPath;
 use crate::durable::Unsynced;
@@ -103,7 +102,7 @@ impl Repository {
             let _repository = self.exclude();
             end(&mut changed)?;
         }
-        let folders = all_chains(changed);
+        let folders = changed.into_iter().collect();
         inner.settle(&Unsynced { folders, since, ..Unsynced::default() })
     }
 }

@@ -9,7 +9,7 @@ use crate::disk::RelPath;
 use crate::error::Error;
 use crate::layout::{self, MemberKind};
 use crate::linking::Linking;
-use crate::names::{N_TRIES, chain, make_dirs};
+use crate::names::{N_TRIES, make_dirs};
 use crate::oci::{Closure, Descriptor, Manifest, Node, root_media_type};
 use crate::reader::read_small;
 
@@ -60,9 +60,9 @@ impl Repository {
         layout: &RelPath,
         fills: Fills,
         linking: &Linking<'_>,
-    ) -> Result<Vec<RelPath>, Error> {
+    ) -> Result<BTreeSet<RelPath>, Error> {
         let mut changed = BTreeSet::new();
-        let Some(root) = closure.manifests().last() else { return Ok(Vec::new()) };
+        let Some(root) = closure.manifests().last() else { return Ok(changed) };
         for node in closure.nodes() {
             let digest = node.digest();
             let kind = match node {
@@ -88,7 +88,7 @@ impl Repository {
             self.link(&root.digest(), &from, &entry, fills, linking)?;
             changed.insert(self.subject(&subject.digest));
         }
-        Ok(all_chains(changed))
+        Ok(changed)
     }
 
     /// Makes a name of this repository lead to that very file.
@@ -172,7 +172,7 @@ impl Repository {
         &self,
         artifact: &Digest,
         parts: &[Digest],
-    ) -> Result<Vec<RelPath>, Error> {
+    ) -> Result<BTreeSet<RelPath>, Error> {
         let mut changed = BTreeSet::new();
         let needed = self.needed(Some(artifact))?;
         for part in parts.iter().filter(|part| !needed.contains(*part)) {
@@ -183,7 +183,7 @@ impl Repository {
             }
         }
         changed.extend(self.forget_referrer(artifact)?);
-        Ok(all_chains(changed))
+        Ok(changed)
     }
 
     /// Everything that manifests listed here by themselves reach, but for one of them.
@@ -199,10 +199,11 @@ impl Repository {
         Ok(needed)
     }
 
-    /// Ends the listing of an artifact itself, once nothing leads to it any more.
-    pub(crate) fn delist_root(&self, artifact: &Digest) -> Result<Vec<RelPath>, Error> {
+    /// Ends the listing of an artifact itself, once nothing leads to it any more. Returns the folder that
+    /// is to be synced.
+    pub(crate) fn delist_root(&self, artifact: &Digest) -> Result<Option<RelPath>, Error> {
         let gone = self.unlink(&self.member(MemberKind::Manifest, artifact))?;
-        Ok(if gone { chain(&self.folder(MemberKind::Manifest)) } else { Vec::new() })
+        Ok(gone.then(|| self.folder(MemberKind::Manifest)))
     }
 
     /// Whether the artifact is listed here by itself.
@@ -251,16 +252,4 @@ impl Repository {
         let limits = &self.inner().options.limits;
         Ok(Manifest::parse(&claim, held.bytes()?, limits)?)
     }
-}
-
-/// These folders and all above them, inner ones first.
-pub(super) fn all_chains(folders: BTreeSet<RelPath>) -> Vec<RelPath> {
-    let mut all: Vec<RelPath> = Vec::new();
-    for folder in folders.iter().flat_map(chain) {
-        if !all.contains(&folder) {
-            all.push(folder);
-        }
-    }
-    all.sort_by_key(|folder| std::cmp::Reverse(folder.as_str().split('/').count()));
-    all
 }

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::intake::{Expected, Intake};
 use crate::layout::{self, MemberKind};
 use crate::linking::{Linking, Scraps};
-use crate::names::{self, chain, move_into};
+use crate::names::{self, move_into};
 use crate::quarantine::{self, Subject};
 use crate::source::{Reading, Source};
 use crate::workspace::RepositoryName;
@@ -95,8 +95,8 @@ impl Repository {
         if !unsynced.files.is_empty() {
             unsynced.files = vec![coming.clone()];
         }
-        unsynced.folders.extend(chain(&folder));
-        inner.settle(&unsynced)?;
+        unsynced.folders.push(folder);
+        inner.barrier.settle_alone(disk, &unsynced)?;
 
         // The pool gets nothing whose bytes are not safe.
         if !is_ours {
@@ -144,8 +144,7 @@ impl Repository {
             }
             Err(error) => return Err(error),
         }
-        let mut folders = vec![linking.pool.blobs(digest.algorithm())];
-        folders.extend(chain(&self.folder(MemberKind::Blob)));
+        let folders = vec![linking.pool.blobs(digest.algorithm()), self.folder(MemberKind::Blob)];
         inner.settle(&Unsynced { folders, since, ..Unsynced::default() })?;
         let stat = self.disk().stat(&member).map_err(Error::disk("looking at", &member))?;
         Ok(Some(stat.size))

@@ -146,7 +146,12 @@ impl Upload {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 self.copy(&*file, offset, &path)?
             }
-            other => other.map_err(Error::disk("opening", &path))?,
+            other => {
+                let file = other.map_err(Error::disk("opening", &path))?;
+                // What was cut off must not come back.
+                file.sync().map_err(Error::disk("syncing", &path))?;
+                file
+            }
         };
         let records: Vec<u64> = marks.keys().copied().collect();
         let serial = records.last().map_or(0, |last| last.saturating_add(1));

@@ -281,19 +281,17 @@ impl Inner {
             return Ok(());
         }
         // The group of the workspace decides who gets past this folder; inside it all may look.
-        let mut changed = names::make_dirs(&*self.disk, &folder, 0o750)?;
+        names::make_dirs(&*self.disk, &folder, 0o750)?;
+        let mut made = Vec::new();
         for algorithm in Algorithm::ALL {
-            changed.extend(names::make_dirs(&*self.disk, &folder.join(algorithm.name()), 0o755)?);
-        }
-        if self.options.dedup == Dedup::Workspace {
-            for algorithm in Algorithm::ALL {
-                let folder = self.pool(workspace).blobs(algorithm);
-                changed.extend(names::make_dirs(&*self.disk, &folder, 0o700)?);
+            made.push((folder.join(algorithm.name()), 0o755));
+            if self.options.dedup == Dedup::Workspace {
+                made.push((self.pool(workspace).blobs(algorithm), 0o700));
             }
         }
-        changed.dedup();
-        for path in &changed {
-            self.disk.sync_dir(path).map_err(Error::disk("syncing", path))?;
+        for (folder, mode) in &made {
+            names::make_dirs(&*self.disk, folder, *mode)?;
+            self.disk.sync_way(folder).map_err(Error::disk("syncing", folder))?;
         }
         lock(&self.prepared).insert(workspace.clone());
         Ok(())

@@ -68,6 +68,7 @@ fn what_was_acknowledged_of_an_upload_outlives_every_stop() {
             for (number, disk) in states.enumerate() {
                 n_states += 1;
                 let place = format!("call {call}, state {number}, crowded {crowded}");
+                end_there(&disk.fork(), &bytes, &place);
                 go_on(&disk, &bytes, acknowledged, committed, &place);
                 let store = open(&disk).unwrap();
                 let blob = here(&store).blob(&digest).expect(&place).bytes().expect(&place);
@@ -85,6 +86,26 @@ fn what_was_acknowledged_of_an_upload_outlives_every_stop() {
     tests::say(&format!(
         "measured: {n_states} stops of uploads in parts, nothing acknowledged lost"
     ));
+}
+
+/// Makes a blob of what came before another process was stopped, and of nothing that it wrote after that.
+fn end_there(disk: &SimDisk, bytes: &[u8], place: &str) {
+    let store = open(disk).unwrap();
+    let Some(mut upload) = left(&store).filter(|_| here(&store).blob(&Digest::of(bytes)).is_err())
+    else {
+        return;
+    };
+    if upload.wake().is_err() {
+        return;
+    }
+    let came = &bytes[..usize::try_from(upload.offset()).unwrap()];
+    let digest = Digest::of(came);
+    upload.commit(&digest).unwrap_or_else(|error| panic!("{place}: {error}"));
+    for seed in 0..8 {
+        let after = open(&disk.crash(seed)).unwrap();
+        let blob = here(&after).blob(&digest).and_then(|blob| blob.bytes());
+        assert!(blob.is_ok_and(|blob| blob == came), "{place}: the blob that ended there was lost");
+    }
 }
 
 /// Goes on where another process was stopped.
