@@ -34,6 +34,15 @@ pub fn drop(files: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
+/// Memory for I/O past the page cache, and where in it an aligned part of so many bytes begins.
+pub fn aligned(len: usize) -> (Vec<u8>, usize) {
+    let memory = vec![0; len + ALIGNMENT];
+    let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+    (memory, start)
+}
+
+const ALIGNMENT: usize = 4096;
+
 /// Gives the room of a folder's large files back and leaves its names: a filesystem looks for free
 /// inodes among those that were deleted just now, and whoever is measured next would pay for that.
 pub fn hollow_out(folder: &Path) {

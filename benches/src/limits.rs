@@ -12,14 +12,13 @@ use cas::digest::{Algorithm, Hasher};
 use cas::disk::{Create, Disk, RealDisk, RelPath, write_all_at};
 use nix::libc::O_DIRECT;
 
+use crate::cache::aligned;
 use crate::measure::{Doing, Failed, Result, timed};
 
 /// Bytes of one read or write past the page cache.
 const DIRECT_STEP: usize = 1 << 20;
 /// Bytes of one read through the page cache.
 const STEP: usize = 256 << 10;
-/// Memory for direct I/O begins at a multiple of this.
-const ALIGNMENT: usize = 4096;
 /// More than any core's own cache and, with luck, than the one that all cores share.
 const HASHED: usize = 1 << 30;
 
@@ -189,11 +188,4 @@ fn each_step(path: &Path, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         }
         each(&buffer[..n]);
     }
-}
-
-/// Memory, and where in it an aligned part of this many bytes begins.
-fn aligned(len: usize) -> (Vec<u8>, usize) {
-    let memory = vec![0; len + ALIGNMENT];
-    let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-    (memory, start)
 }

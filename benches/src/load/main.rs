@@ -14,6 +14,7 @@
     reason = "a measurement makes files and tasks of its own, none of them in a store"
 )]
 
+mod bare;
 mod crowd;
 mod section;
 mod work;
@@ -128,7 +129,8 @@ fn run(args: &Args) -> Result<bool> {
          olareg, distribution and crane do neither. The driver, which checks every answer, runs on \
          the same cores. What is pulled was pulled once before. A body is hashed by the driver; a \
          descriptor is of a file that Bonded has just hashed, and the driver compares it with what \
-         was pushed.\n"
+         was pushed. The disk alone is a program that makes and syncs the files of a push as Bonded \
+         does, by as many threads, and nothing else: no connection, no hashing.\n"
     );
     let (programs, goods) = (Programs::find(), Arc::new(Goods::new()?));
     let setting = Setting {

@@ -14,6 +14,7 @@ use benches::programs::Programs;
 use benches::registries::{Peer, Server};
 use benches::table::{Row, Section, Target};
 
+use crate::bare;
 use crate::crowd::{self, Bounds, Outcome};
 use crate::work::{Goods, Size, Work};
 
@@ -57,6 +58,8 @@ pub(crate) enum Contender {
     Peer(Peer),
     /// A registry that runs already.
     Foreign(SocketAddr),
+    /// Nobody: the same files, made by this program.
+    Disk,
 }
 
 impl Contender {
@@ -70,6 +73,9 @@ impl Contender {
         let peers = setting.peers.iter().filter(|peer| **peer != Peer::Crane || work.only_reads());
         all.extend(peers.map(|peer| Contender::Peer(*peer)));
         all.extend(setting.foreign.iter().map(|address| Contender::Foreign(*address)));
+        if matches!(work, Work::Push(_) | Work::Small) {
+            all.push(Contender::Disk);
+        }
         all
     }
 
@@ -80,6 +86,7 @@ impl Contender {
             Contender::Descriptors => "bonded, with a descriptor".to_owned(),
             Contender::Peer(peer) => peer.name().to_owned(),
             Contender::Foreign(address) => format!("the registry at {address}"),
+            Contender::Disk => "the disk alone".to_owned(),
         }
     }
 
@@ -87,14 +94,17 @@ impl Contender {
         matches!(self, Contender::Peer(_) | Contender::Foreign(_))
     }
 
-    fn start<'a>(self, setting: &Setting<'a>, dir: &Path) -> Result<Server<'a>> {
+    /// None where there is no server.
+    fn start<'a>(self, setting: &Setting<'a>, dir: &Path) -> Result<Option<Server<'a>>> {
         let programs = setting.programs;
-        match self {
-            Contender::Bonded => Server::bonded(programs, dir, false),
-            Contender::Socket | Contender::Descriptors => Server::bonded(programs, dir, true),
-            Contender::Peer(peer) => Server::peer(programs, dir, peer),
-            Contender::Foreign(address) => Ok(Server::foreign(address)),
-        }
+        let server = match self {
+            Contender::Bonded => Server::bonded(programs, dir, false)?,
+            Contender::Socket | Contender::Descriptors => Server::bonded(programs, dir, true)?,
+            Contender::Peer(peer) => Server::peer(programs, dir, peer)?,
+            Contender::Foreign(address) => Server::foreign(address),
+            Contender::Disk => return Ok(None),
+        };
+        Ok(Some(server))
     }
 }
 
@@ -168,7 +178,8 @@ pub(crate) fn measure(
     });
     let series = in_turns(setting.n_rounds, contestants.collect());
     let outcomes = outcomes.into_inner();
-    for (contender, outcomes) in contenders.iter().zip(&outcomes) {
+    let answering = |contender: &Contender| *contender != Contender::Disk;
+    for (contender, outcomes) in contenders.iter().zip(&outcomes).filter(|(c, _)| answering(c)) {
         outcomes.iter().for_each(|outcome| errors.note(&contender.name(), outcome));
     }
     let clients = if n_clients == 1 { "client" } else { "clients" };
@@ -188,11 +199,13 @@ fn once(
     work: Work,
     n_clients: usize,
 ) -> Result<Outcome> {
-    let server = contender.start(setting, &setting.next_dir()?)?;
+    let dir = setting.next_dir()?;
+    let server = contender.start(setting, &dir)?;
     let mut bounds = setting.bounds;
     if matches!(work, Work::Push(Size::Large) | Work::Pull(Size::Large)) {
         bounds.time *= LONGER;
     }
+    let Some(server) = server else { return bare::measure(&dir, work, n_clients, bounds) };
     let as_descriptors = contender == Contender::Descriptors;
     crowd::measure(&server, work, n_clients, as_descriptors, setting.goods, bounds)
 }
@@ -236,6 +249,14 @@ fn compare(
     if let Some(i) = of(Contender::Socket) {
         let beside = "over loopback: the same over its Unix socket";
         section.row(Row::new(beside, unit, ours, &speeds[i], Target::None));
+    }
+    if let Some(i) = of(Contender::Disk) {
+        let beside = "the disk alone: the same files, nothing else";
+        section.row(Row::new(beside, unit, ours, &speeds[i], Target::None));
+        if let Some(olareg) = of(Contender::Peer(Peer::Olareg)) {
+            let beside = "  and that disk (left) beside olareg (right)";
+            section.row(Row::new(beside, unit, &speeds[i], &speeds[olareg], Target::None));
+        }
     }
 }
 
