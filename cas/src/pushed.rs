@@ -17,13 +17,13 @@ use crate::quarantine::{self, Subject};
 use crate::store::Store;
 use crate::workspace::Workspace;
 
-/// Marks an artifact whose layout was just made. Returns the folders that are to be synced. The
+/// Marks an artifact whose layout was just made. Returns the folder that is to be synced. The
 /// caller excludes others from it.
 pub(crate) fn mark(
     disk: &dyn Disk,
     workspace: &Workspace,
     artifact: &Digest,
-) -> Result<Vec<RelPath>, Error> {
+) -> Result<Option<RelPath>, Error> {
     let root = layout::blob_in(&layout::artifact(workspace, artifact), artifact);
     let (mark, folder) =
         (layout::pushed(workspace, artifact), layout::pushed_by(workspace, artifact.algorithm()));
@@ -34,25 +34,25 @@ pub(crate) fn mark(
     }
     match linked {
         // With no link left it stays unmarked, and is held until it is retired.
-        Err(error) if error.kind() == io::ErrorKind::TooManyLinks => Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::TooManyLinks => Ok(None),
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(Error::disk("linking", &mark)(error))
         }
-        _ => Ok(vec![folder]),
+        _ => Ok(Some(folder)),
     }
 }
 
-/// Takes the mark away, if there is one. Returns the folders that are to be synced before anybody is
+/// Takes the mark away, if there is one. Returns the folder that is to be synced before anybody is
 /// told. The caller excludes others from the artifact.
 pub(crate) fn unmark(
     disk: &dyn Disk,
     workspace: &Workspace,
     artifact: &Digest,
-) -> Result<Vec<RelPath>, Error> {
+) -> Result<Option<RelPath>, Error> {
     let mark = layout::pushed(workspace, artifact);
     match disk.unlink(&mark) {
-        Ok(()) => Ok(vec![layout::pushed_by(workspace, artifact.algorithm())]),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Ok(()) => Ok(Some(layout::pushed_by(workspace, artifact.algorithm()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::disk("removing", &mark)(error)),
     }
 }

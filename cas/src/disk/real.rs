@@ -64,6 +64,12 @@ struct Folder {
     is_settled: AtomicBool,
 }
 
+impl Folder {
+    fn has_name(&self) -> bool {
+        sys::stat::fstat(&self.descriptor).is_ok_and(|stat| stat.st_nlink > 0)
+    }
+}
+
 impl AsFd for Folder {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
@@ -173,7 +179,7 @@ impl RealDisk {
         let known = kept().get(path.as_str()).cloned();
         // A folder without a name of its own was taken away, and there may be another one by now.
         if let Some(folder) = known
-            && sys::stat::fstat(&*folder).is_ok_and(|stat| stat.st_nlink > 0)
+            && folder.has_name()
         {
             return Ok(folder);
         }
@@ -425,6 +431,10 @@ impl Disk for RealDisk {
             // Open before its name is synced: what is said of it must be true of this very folder.
             let folder = self.folder(&path)?;
             unistd::fsync(&folder)?;
+            if !folder.has_name() {
+                // What was taken away in this moment is durable once the one above it is.
+                return Err(io::ErrorKind::NotFound.into());
+            }
             settled.push(folder);
         }
         // All the way up, or up to one of which that is known.

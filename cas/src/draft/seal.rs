@@ -102,7 +102,7 @@ impl Draft {
             // A put holds, whoever pushed the same before.
             None => pushed::unmark(disk, &self.workspace, &digest)?,
             Some(_) if is_new => pushed::mark(disk, &self.workspace, &digest)?,
-            Some(_) => Vec::new(),
+            Some(_) => None,
         });
         let repositories = listing.repositories();
         published.folders.extend(self.folders(&plan.place, &plan.closure));
