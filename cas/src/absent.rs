@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 
 use crate::digest::{Algorithm, Digest};
 use crate::disk::{Create, Disk, RelPath, write_all_at};
-use crate::durable::{sync_folder_of, sync_way};
+use crate::durable::{settle_way, sync_folder_of};
 use crate::error::Error;
 use crate::layout;
 use crate::names::make_dirs;
@@ -47,7 +47,7 @@ impl Record {
     /// Moves the record to its place, durably: no layout may be there without it.
     pub(crate) fn publish(&self, disk: &dyn Disk) -> Result<(), Error> {
         disk.rename(&self.from, &self.to).map_err(Error::disk("renaming", &self.from))?;
-        self.to.split().map_or(Ok(()), |(folder, _)| sync_way(disk, &folder))
+        self.to.split().map_or(Ok(()), |(folder, _)| settle_way(disk, &folder))
     }
 }
 

@@ -1,4 +1,5 @@
-//! When what was written is safe: one sync of the filesystem for all who wait for one.
+//! When what was written is safe: one sync of the filesystem for all who wait for one, or a sync of each
+//! file and folder.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -35,8 +36,8 @@ struct State {
 pub(crate) struct Unsynced {
     /// Files whose bytes were not synced yet.
     pub(crate) files: Vec<RelPath>,
-    /// Folders whose names changed. Those that lead to them may have been made again by somebody who
-    /// has not synced them yet, and need not be named.
+    /// Folders whose names changed. Those that lead to them are synced with them: somebody may have made
+    /// them again and not synced them yet.
     pub(crate) folders: Vec<RelPath>,
     /// What [`Barrier::n_failed`] was before the first byte was written.
     pub(crate) since: u64,
@@ -50,7 +51,7 @@ pub(crate) fn sync_folder_of(disk: &dyn Disk, path: &RelPath) -> Result<(), Erro
 
 /// Makes the names in a folder durable, and those that lead to it. Of one that was retired or tidied away
 /// there is left what leads there, and whoever took it away answers for that himself.
-pub(crate) fn sync_way(disk: &dyn Disk, folder: &RelPath) -> Result<(), Error> {
+pub(crate) fn settle_way(disk: &dyn Disk, folder: &RelPath) -> Result<(), Error> {
     for folder in folder.way() {
         match disk.sync_way(&folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -74,28 +75,31 @@ impl Barrier {
         self.none_failed(unsynced)
     }
 
-    /// The same for one file and one folder: that is cheaper than a sync of everything, and makes
-    /// nothing durable but these. It is for what rests on no change that others have not synced.
+    /// The same by a sync of each. For one file and one folder that is cheaper than a sync of everything,
+    /// but it makes nothing durable besides: it is for what rests on no change of others, who may not
+    /// have synced it yet, or where a sync of everything costs too much.
     pub(crate) fn settle_alone(&self, disk: &dyn Disk, unsynced: &Unsynced) -> Result<(), Error> {
-        let one_by_one = || {
-            for path in &unsynced.files {
-                let file = disk.open(path).map_err(Error::disk("opening", path))?;
-                file.sync().map_err(Error::disk("syncing", path))?;
-            }
-            unsynced.folders.iter().try_for_each(|folder| sync_way(disk, folder))
-        };
-        let synced = one_by_one();
+        for path in &unsynced.files {
+            let file = disk.open(path).map_err(Error::disk("opening", path))?;
+            self.counted(file.sync()).map_err(Error::disk("syncing", path))?;
+        }
+        for folder in &unsynced.folders {
+            self.counted(settle_way(disk, folder))?;
+        }
+        self.none_failed(unsynced)
+    }
+
+    fn counted<T, E>(&self, synced: Result<T, E>) -> Result<T, E> {
         if synced.is_err() {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.n_failed_alone += 1;
         }
-        synced?;
-        self.none_failed(unsynced)
+        synced
     }
 
     fn none_failed(&self, unsynced: &Unsynced) -> Result<(), Error> {
-        // A sync of the whole filesystem that failed dropped the bytes of all who had written and
-        // not synced yet; the kernel told only the one who asked, and ours succeeds without them.
+        // A sync that failed may have dropped the bytes of all who had written and not synced yet;
+        // the kernel told only the one who asked, and ours succeeds without them.
         match self.n_failed() == unsynced.since {
             true => Ok(()),
             false => Err(Error::disk("syncing", &RelPath::root())(io::Error::other(

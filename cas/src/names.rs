@@ -74,8 +74,7 @@ pub(crate) fn move_into(
     renamed.map_err(Error::disk("renaming", from))
 }
 
-/// Makes a folder and those above it. What is there already was perhaps made by somebody who never came
-/// to sync it.
+/// Makes a folder and those above it.
 pub(crate) fn make_dirs(disk: &dyn Disk, path: &RelPath, mode: u32) -> Result<(), Error> {
     // It is there already, most of the time: then there is nothing more to ask for.
     if disk.make_dir(path, mode).is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {

@@ -18,7 +18,7 @@ use tests::{Daemon, Home, Layout, file, oci, say, scratch, tree};
 use wire::Code;
 
 use disk::{Disk, PROGRAMS};
-use load::{Fate, Ledger, work};
+use load::{Fate, Ledger, push, work};
 
 /// Each filesystem by name, with how it is made.
 const KINDS: [(&str, &str, &[&str]); 2] =
@@ -32,6 +32,8 @@ const SHORT_LEASES: &str = "[timeouts]\nlease = \"200ms\"\n";
 
 /// Cuts of each filesystem.
 const N_ROUNDS: usize = 15;
+/// And in the middle of pushes.
+const N_PUSHING_ROUNDS: usize = 8;
 
 /// Whether a case is wanted and can be; what is lacking is told.
 fn can_run(test: &str) -> bool {
@@ -68,7 +70,7 @@ fn cut_in_the_middle(
     daemon: &mut Daemon,
     disk: &Disk,
     (round, way): (usize, Way),
-    ledger: &Mutex<Ledger>,
+    client: &(impl Fn(&Daemon, usize, &Path, &AtomicBool) + Sync),
 ) {
     let over = AtomicBool::new(false);
     let elsewhere = scratch();
@@ -78,7 +80,7 @@ fn cut_in_the_middle(
             // Half of them put what lies, unwritten as yet, on the same filesystem.
             let sources = [elsewhere.path().to_owned(), disk.at().join("sources")];
             let sources = sources[thread % 2].clone();
-            scope.spawn(move || work(daemon, (round, thread), &sources, ledger, over));
+            scope.spawn(move || client(daemon, thread, &sources, over));
         }
         let (begun, moment) = (Instant::now(), moment(round));
         for n in 0.. {
@@ -228,7 +230,14 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
         let mut n_cuts = 0;
         for round in 0..N_ROUNDS {
             let way = [Way::Together, Way::ByItself, Way::Both][round % 3];
-            cut_in_the_middle(&mut daemon, &disk, (round, way), &ledger);
+            cut_in_the_middle(
+                &mut daemon,
+                &disk,
+                (round, way),
+                &|daemon, thread, sources, over| {
+                    work(daemon, (round, thread), sources, &ledger, over);
+                },
+            );
 
             n_cuts += 1;
             if round % 4 == 3 {
@@ -288,6 +297,38 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
+fn a_power_cut_loses_no_blob_that_was_pushed() {
+    const TEST: &str = "a_power_cut_loses_no_blob_that_was_pushed";
+    if !can_run(TEST) {
+        return;
+    }
+    let mut told = Vec::new();
+    for (kind, mkfs, options) in KINDS {
+        let (mut n_cuts, mut n_pushed) = (0, 0);
+        for round in 0..N_PUSHING_ROUNDS {
+            // Nothing makes room here.
+            let Some(disk) = some_disk(TEST, mkfs, options) else { continue };
+            let home = Home::new("").store_at(&disk.at().join("store"));
+            let command = bonded(&home);
+            let mut daemon = home.start_as(command);
+            let pushed = Mutex::new(Vec::new());
+            let way = (round, Way::Together);
+            cut_in_the_middle(&mut daemon, &disk, way, &|daemon, thread, _, over| {
+                push(daemon, (round, thread), &pushed, over);
+            });
+            daemon.start_again_as(bonded(daemon.home()));
+            let pushed = pushed.into_inner().unwrap();
+            let lost: Vec<_> = pushed.iter().filter(|blob| !blob.is_there(&daemon)).collect();
+            assert!(lost.is_empty(), "{kind}, round {round}: acknowledged and lost: {lost:?}");
+            daemon.stop();
+            (n_cuts, n_pushed) = (n_cuts + 1, n_pushed + pushed.len());
+        }
+        told.push(format!("{n_cuts} on {kind} with {n_pushed} acknowledged"));
+    }
+    say(&format!("measured: power cuts of pushes: {}, none lost", told.join(", ")));
+}
+
+#[test]
 fn a_daemon_whose_syncs_do_nothing_is_found_out() {
     const TEST: &str = "a_daemon_whose_syncs_do_nothing_is_found_out";
     if !can_run(TEST) {
@@ -313,13 +354,26 @@ fn a_daemon_whose_syncs_do_nothing_is_found_out() {
             command.env("LD_PRELOAD", &library);
             daemon.start_again_as(command);
             let ledger = Mutex::new(Ledger::default());
-            cut_in_the_middle(&mut daemon, &disk, (1, way), &ledger);
+            let pushed = Mutex::new(Vec::new());
+            cut_in_the_middle(&mut daemon, &disk, (1, way), &|daemon, thread, sources, over| {
+                match (way, thread % 2) {
+                    // A pushed blob never waits for a sync of everything.
+                    (Way::ByItself, 0) => push(daemon, (1, thread), &pushed, over),
+                    _ => work(daemon, (1, thread), sources, &ledger, over),
+                }
+            });
             daemon.start_again();
-            let ledger = ledger.into_inner().unwrap();
+            let (ledger, pushed) = (ledger.into_inner().unwrap(), pushed.into_inner().unwrap());
+            let n_pushed = pushed.len();
+            let n_gone = pushed.iter().filter(|blob| !blob.is_there(&daemon)).count();
+            assert!(n_pushed == 0 || n_gone > 0, "{n_pushed} blobs on {kind}, and none was lost");
             let (lost, held) = (lost(&daemon, &ledger).len(), ledger.with(Fate::Held).len());
             let what = format!("without {} on {kind}", calls.join(" and "));
             assert!(lost > 0, "{what}: {held} were acknowledged, and none was lost");
-            say(&format!("measured: a cut {what} loses {lost} of {held} acknowledged"));
+            say(&format!(
+                "measured: a cut {what} loses {lost} of {held} artifacts and {n_gone} of {n_pushed} \
+                 blobs that were acknowledged"
+            ));
         }
     }
 }

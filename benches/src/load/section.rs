@@ -73,7 +73,7 @@ impl Contender {
         let peers = setting.peers.iter().filter(|peer| **peer != Peer::Crane || work.only_reads());
         all.extend(peers.map(|peer| Contender::Peer(*peer)));
         all.extend(setting.foreign.iter().map(|address| Contender::Foreign(*address)));
-        if matches!(work, Work::Push(_) | Work::Small) {
+        if bare::knows(work) {
             all.push(Contender::Disk);
         }
         all
@@ -253,10 +253,6 @@ fn compare(
     if let Some(i) = of(Contender::Disk) {
         let beside = "the disk alone: the same files, nothing else";
         section.row(Row::new(beside, unit, ours, &speeds[i], Target::None));
-        if let Some(olareg) = of(Contender::Peer(Peer::Olareg)) {
-            let beside = "  and that disk (left) beside olareg (right)";
-            section.row(Row::new(beside, unit, &speeds[i], &speeds[olareg], Target::None));
-        }
     }
 }
 

@@ -233,8 +233,8 @@ pub trait Disk: Send + Sync {
     fn remove_dir(&self, path: &RelPath) -> io::Result<()>;
     /// Makes the names in a folder durable.
     fn sync_dir(&self, path: &RelPath) -> io::Result<()>;
-    /// Makes the names in a folder durable, and those that lead to it. A disk may leave out what of that
-    /// way it knows to be durable.
+    /// Makes the names in a folder durable, and those that lead to it: syncs it and the folders above it,
+    /// up to one whose way is known to be durable.
     fn sync_way(&self, path: &RelPath) -> io::Result<()> {
         // For disks that know nothing.
         path.way().iter().try_for_each(|folder| self.sync_dir(folder))

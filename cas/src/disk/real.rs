@@ -33,7 +33,7 @@ const CROWDED: u64 = 256 << 20;
 /// Names of a listing that is kept.
 const LISTING_SIZE: usize = 1000;
 /// How many descriptors of folders are kept.
-const MOST_KEPT: usize = 256;
+const MOST_KEPT: usize = 1024;
 /// For how long that is believed without looking again: a disk takes longer to fill a cache.
 const CROWD_LASTS: Duration = Duration::from_millis(20);
 /// The mode of every file of the store: readable by whoever its folder lets in, writable by nobody.
@@ -186,8 +186,9 @@ impl RealDisk {
         let folder = open()?;
         let mut kept = kept();
         if kept.len() >= MOST_KEPT {
-            // Those that are in use come back soon.
-            kept.clear();
+            // Those that are in use come back, but the way to them is synced once more.
+            let any = kept.keys().next().cloned();
+            any.map(|any| kept.remove(&any));
         }
         kept.insert(path.as_str().to_owned(), Arc::clone(&folder));
         Ok(folder)
@@ -432,7 +433,7 @@ impl Disk for RealDisk {
             let folder = self.folder(&path)?;
             unistd::fsync(&folder)?;
             if !folder.has_name() {
-                // What was taken away in this moment is durable once the one above it is.
+                // Taken away in this moment: some filesystems then say yes and write nothing.
                 return Err(io::ErrorKind::NotFound.into());
             }
             settled.push(folder);
@@ -525,7 +526,7 @@ pub(super) fn stat_of(stat: &FileStat) -> Stat {
 mod tests {
     use super::*;
 
-    /// A folder's way is synced once, and once more for another folder at the same path.
+    /// A folder's way is settled once, and once more for another folder at the same path.
     #[test]
     fn what_is_settled_is_the_folder_and_not_its_path() {
         let scratch = tempfile::tempdir().expect("a folder");
@@ -550,6 +551,15 @@ mod tests {
         make(&inner);
         assert_eq!(settled(), [true, true, false, false]);
         disk.sync_way(&inner).expect("synced");
+        assert_eq!(settled(), [true, true, true, false]);
+
+        // What is known of a folder is believed: nothing above it is synced again.
+        make(&other.join("inner"));
+        disk.folder(&other.join("inner"))
+            .expect("a folder")
+            .is_settled
+            .store(true, Ordering::Release);
+        disk.sync_way(&other.join("inner")).expect("synced");
         assert_eq!(settled(), [true, true, true, false]);
 
         // Of one that may move nothing is known.

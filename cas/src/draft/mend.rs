@@ -21,7 +21,7 @@ impl Draft {
         let inner = &*self.store.inner;
         let disk = &*inner.disk;
         let mut n_mended = 0;
-        for folder in self.folders(place, closure).iter().rev().skip(1) {
+        for folder in [place.join(layout::BLOBS)].iter().chain(&self.folders(place, closure)) {
             self.clear_way(folder, Kind::Folder)?;
             self.make_dir(folder)?;
         }

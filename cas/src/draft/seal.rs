@@ -106,7 +106,6 @@ impl Draft {
         });
         let repositories = listing.repositories();
         published.folders.extend(self.folders(&plan.place, &plan.closure));
-        published.folders.extend(plan.place.split().map(|(folder, _)| folder));
         // Before it is listed: whoever deletes what it needs asks the index.
         let facts = facts_of(&plan.closure, size.max(counted));
         self.remember(&plan, &facts);
@@ -191,7 +190,6 @@ impl Draft {
             record = Some(written);
         }
         unsynced.folders.extend(self.folders(&self.dir, &plan.closure));
-        unsynced.folders.push(RelPath::new(layout::STAGING));
         Ok((tags, record))
     }
 
@@ -290,14 +288,12 @@ impl Draft {
         write_all_at(&*file, bytes, 0).map_err(Error::disk("writing", path))
     }
 
-    /// The folders of a layout, inner ones first.
+    /// The innermost folders of a layout.
     pub(super) fn folders(&self, layout: &RelPath, closure: &Closure) -> Vec<RelPath> {
         let blobs = layout.join(layout::BLOBS);
         let uses = |a: Algorithm| closure.nodes().iter().any(|n| n.digest().algorithm() == a);
         let used = Algorithm::ALL.into_iter().filter(|a| uses(*a));
-        let mut folders: Vec<RelPath> = used.map(|a| blobs.join(a.name())).collect();
-        folders.extend([blobs, layout.clone()]);
-        folders
+        used.map(|a| blobs.join(a.name())).collect()
     }
 
     /// What was brought and is not reached does not become part of the artifact.

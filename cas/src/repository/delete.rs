@@ -97,7 +97,12 @@ impl Repository {
     ) -> Result<(), Error> {
         let inner = self.inner();
         let since = inner.barrier.n_failed();
-        let mut changed = BTreeSet::new();
+        // What may be ended rests on what is listed, and that may be a change of others who have not
+        // synced it yet.
+        let mut changed = BTreeSet::from([
+            self.folder(MemberKind::Manifest),
+            layout::tags(&self.workspace, &self.name),
+        ]);
         {
             let _repository = self.exclude();
             end(&mut changed)?;

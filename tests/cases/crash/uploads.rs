@@ -52,7 +52,7 @@ fn what_was_acknowledged_of_an_upload_outlives_every_stop() {
     let bytes = fixture::bytes(11, 9_000);
     let digest = Digest::of(&bytes);
     let n_seeds = if std::env::var_os("BONDED_LONG").is_some() { 200 } else { 24 };
-    let mut n_states = 0;
+    let (mut n_states, mut n_ended) = (0, 0);
     for crowded in [false, true] {
         let fresh = SimDisk::new().with_crowd(crowded).with_short_calls(3);
         drop(open(&fresh).unwrap());
@@ -68,7 +68,7 @@ fn what_was_acknowledged_of_an_upload_outlives_every_stop() {
             for (number, disk) in states.enumerate() {
                 n_states += 1;
                 let place = format!("call {call}, state {number}, crowded {crowded}");
-                end_there(&disk.fork(), &bytes, &place);
+                n_ended += usize::from(end_there(&disk.fork(), &bytes, &place));
                 go_on(&disk, &bytes, acknowledged, committed, &place);
                 let store = open(&disk).unwrap();
                 let blob = here(&store).blob(&digest).expect(&place).bytes().expect(&place);
@@ -84,19 +84,21 @@ fn what_was_acknowledged_of_an_upload_outlives_every_stop() {
         }
     }
     tests::say(&format!(
-        "measured: {n_states} stops of uploads in parts, nothing acknowledged lost"
+        "measured: {n_states} stops of uploads in parts, {n_ended} ended there, nothing acknowledged lost"
     ));
+    assert!(n_ended > 0);
 }
 
 /// Makes a blob of what came before another process was stopped, and of nothing that it wrote after that.
-fn end_there(disk: &SimDisk, bytes: &[u8], place: &str) {
+/// Says whether there was an upload to be ended.
+fn end_there(disk: &SimDisk, bytes: &[u8], place: &str) -> bool {
     let store = open(disk).unwrap();
     let Some(mut upload) = left(&store).filter(|_| here(&store).blob(&Digest::of(bytes)).is_err())
     else {
-        return;
+        return false;
     };
     if upload.wake().is_err() {
-        return;
+        return false;
     }
     let came = &bytes[..usize::try_from(upload.offset()).unwrap()];
     let digest = Digest::of(came);
@@ -106,6 +108,7 @@ fn end_there(disk: &SimDisk, bytes: &[u8], place: &str) {
         let blob = here(&after).blob(&digest).and_then(|blob| blob.bytes());
         assert!(blob.is_ok_and(|blob| blob == came), "{place}: the blob that ended there was lost");
     }
+    true
 }
 
 /// Goes on where another process was stopped.

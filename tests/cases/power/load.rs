@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use cas::digest::Digest;
 use tests::layout::{noise, types};
+use tests::raw::{Connection, head};
 use tests::{Daemon, Layout, Run, file, oci};
 
 /// One put, which can be made again from this alone.
@@ -39,6 +41,55 @@ pub(super) struct Ledger {
     pub(super) cut_off: Vec<Work>,
     /// Puts and retirements that were answered before a cut.
     pub(super) n_acknowledged: usize,
+}
+
+/// A blob whose push was answered.
+#[derive(Debug)]
+pub(super) struct Pushed {
+    path: String,
+    seed: String,
+    size: usize,
+}
+
+// === impl Pushed ===
+
+impl Pushed {
+    pub(super) fn is_there(&self, daemon: &Daemon) -> bool {
+        let answer = daemon.connect().get(&self.path);
+        answer.status == 200 && answer.body == noise(&self.seed, self.size)
+    }
+}
+
+/// Pushes one blob after another, in a repository that is new or not, until something fails.
+pub(super) fn push(
+    daemon: &Daemon,
+    (round, thread): (usize, usize),
+    pushed: &Mutex<Vec<Pushed>>,
+    over: &AtomicBool,
+) {
+    for n in 0.. {
+        let seed = format!("pushed {round}-{thread}-{n}");
+        // Through the page cache, past it, and by more than one thread.
+        let size = match n % 10 {
+            4 => 1_000_000,
+            9 => (4 << 20) + 1,
+            n if n % 2 == 0 => 4096,
+            _ => 300_001,
+        };
+        let bytes = noise(&seed, size);
+        let (repository, digest) = (format!("default/power-{round}/{}", n / 3), Digest::of(&bytes));
+        let begin = format!("/v2/{repository}/blobs/uploads/?digest={digest}");
+        let answer = Connection::open(&daemon.home().socket()).and_then(|mut connection| {
+            connection.send(head("POST", &begin, size as u64))?;
+            connection.send(&bytes)?;
+            Ok(connection.answer())
+        });
+        if !answer.as_ref().is_ok_and(|answer| answer.status == 201) {
+            return assert!(over.load(Ordering::SeqCst), "before the cut: {answer:?}");
+        }
+        let path = format!("/v2/{repository}/blobs/{digest}");
+        pushed.lock().unwrap().push(Pushed { path, seed, size });
+    }
 }
 
 // === impl Work ===
