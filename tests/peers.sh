@@ -25,6 +25,8 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/bonded/peers
 #   cargo       `cargo install --locked`
 #   debian      a package of the distribution, at whatever version it has: the older clients that
 #               are still in use are peers because they are old
+#   unpacked    packages of the distribution that are unpacked into the cache and not installed:
+#               a docker engine would begin to run and change the machine's network
 peers='
 cargo-deny  0.20.2   cargo       cargo-deny                             -
 crane       v0.22.1  go-install  github.com/google/go-containerregistry /cmd/crane
@@ -35,6 +37,9 @@ registry    v3.1.2   go-install  github.com/distribution/distribution/v3 /cmd/re
 syft        v1.52.0  go-install  github.com/anchore/syft                /cmd/syft
 cosign      v3.1.3   go-install  github.com/sigstore/cosign/v3          /cmd/cosign
 cosign2     v2.6.5   go-install  github.com/sigstore/cosign/v2          /cmd/cosign
+helm        v3.21.4  go-install  helm.sh/helm/v3                        /cmd/helm
+buildx      v0.38.2  go-install  github.com/docker/buildx               /cmd/buildx
+dockerd     debian   unpacked    docker.io,containerd,runc              -
 skopeo      -        debian      skopeo                                 -
 umoci       -        debian      umoci                                  -
 buildah     -        debian      buildah                                -
@@ -59,6 +64,7 @@ origin() { # kind: how this peer comes, for people
     go-*) echo "built with Go" ;;
     cargo) echo "built with cargo" ;;
     debian) echo "Debian's package" ;;
+    unpacked) echo "Debian's packages, unpacked" ;;
     esac
 }
 
@@ -78,6 +84,8 @@ obstacle() { # name kind
         have go || echo "needs Go 1.26 or newer on PATH" ;;
     cargo)
         have cargo || echo "needs cargo on PATH" ;;
+    unpacked)
+        { have apt-get && have dpkg; } || echo "$1 is unpacked from Debian's packages, and apt-get is not here" ;;
     debian)
         if ! have apt-get; then
             echo "install $1 with this system's package manager"
@@ -105,6 +113,14 @@ build() { # name version kind module program
         # A tool that runs for a second a day is not worth an optimised build of ten minutes.
         CARGO_TARGET_DIR="$work/target" CARGO_PROFILE_DEV_DEBUG=0 \
             cargo install --locked --debug --no-track --version "$2" --root "$work/out" "$4" ;;
+    unpacked)
+        mkdir -p "$work/packages" &&
+            cd "$work/packages" || return 1
+        packages=$(echo "$4" | tr , ' ')
+        # shellcheck disable=SC2086 # the packages are words
+        apt-get -q download $packages || { update_lists && apt-get -q download $packages; } || return 1
+        for package in *.deb; do dpkg -x "$package" "$work/root" || return 1; done
+        find "$work/root/usr" -path '*bin/*' -type f -exec mv {} "$work/out/bin/" \; ;;
     esac
 }
 
@@ -124,13 +140,17 @@ install_built() { # name version kind module program
     return $status
 }
 
+# The lists of packages may be absent or old.
+update_lists() {
+    apt-get -q update </dev/null >>"$log" 2>&1
+}
+
 install_debian() { # name
     export DEBIAN_FRONTEND=noninteractive
     apt_options='-y -q --no-install-recommends -o DPkg::Lock::Timeout=300'
     # shellcheck disable=SC2086 # the options are words
     apt-get $apt_options install "$1" </dev/null >>"$log" 2>&1 && return 0
-    # The lists of packages may be absent or old: look once more.
-    apt-get -q update </dev/null >>"$log" 2>&1
+    update_lists
     # shellcheck disable=SC2086
     apt-get $apt_options install "$1" </dev/null >>"$log" 2>&1
 }

@@ -4,6 +4,7 @@
 mod clients;
 mod command;
 mod door;
+mod engine;
 mod surroundings;
 
 use std::collections::BTreeMap;
@@ -61,7 +62,8 @@ impl Bench {
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
             command.env(name, NOWHERE);
         }
-        let peers = ["crane", "regctl", "oras", "cosign", "cosign2"].map(peer);
+        let peers =
+            ["crane", "regctl", "oras", "cosign", "cosign2", "helm", "buildx", "dockerd"].map(peer);
         let folders = peers.iter().flatten().filter_map(|program| program.parent());
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders = folders.map(Path::to_owned).chain(std::env::split_paths(&path));

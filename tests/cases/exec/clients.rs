@@ -147,6 +147,24 @@ fn clients_with_a_store_push_and_pull() {
     }
 }
 
+#[test]
+fn helm_pushes_and_pulls_a_chart() {
+    let Some(_) = need("exec, helm_pushes_and_pulls_a_chart", "helm") else { return };
+    let bench = Bench::new("");
+    let ran = bench
+        .script(
+            "helm create chart >&2
+             helm package chart >&2
+             helm push chart-0.1.0.tgz oci://$BOND_REGISTRY/charts 2>&1
+             mkdir pulled
+             helm pull -d pulled oci://$BOND_REGISTRY/charts/chart --version 0.1.0 >&2
+             cmp chart-0.1.0.tgz pulled/chart-0.1.0.tgz",
+        )
+        .ok();
+    let reported = ran.text().split("Digest: ").nth(1).map(str::trim).map(str::to_owned);
+    assert_eq!(reported.unwrap(), bench.stored("charts/chart", "0.1.0"), "{}", ran.told());
+}
+
 /// A version of cosign, and a script in which it signs what is pushed as `signed:1`, and verifies.
 /// The flags are about the transparency log, which is not on this machine.
 const SIGNERS: &[(&str, &str)] = &[
