@@ -14,6 +14,7 @@
 
 pub mod archive;
 pub mod daemon;
+pub mod engine;
 pub mod layout;
 pub mod peers;
 pub mod programs;

@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
+use tests::engine::Engine;
 use tests::peers::need;
 use tests::tls::Certificate;
-use tests::v2::{Door, get};
+use tests::v2::{Door, get, loopback};
 use tests::{Run, run};
 
 use super::clients::Bench;
@@ -196,4 +197,44 @@ fn oras_reads_without_a_password() {
 #[test]
 fn skopeo_reads_without_a_password() {
     reads_without_a_password_and_writes_with_one(SKOPEO);
+}
+
+/// docker's engine asks for no certificate at a loopback address, and takes the 401 of `/v2/` for an end
+/// where it has no password, though it might read without one.
+#[test]
+fn docker_pushes_and_pulls_with_a_password() {
+    let Some(engine) = Engine::start("docker_over_tls") else { return };
+    let Front { daemon, .. } = front("\"read\"", RULES);
+    let registry = loopback(&daemon).unwrap();
+    let image = |tag: &str| format!("{registry}/ci/app:{tag}");
+    let home = |who: &str| daemon.folder().join(who);
+    let docker = |who: &str, words: &[&str]| run(&mut engine.docker(&home(who), words));
+    for (name, password) in [ADA, BOB] {
+        docker(name, &["login", "-u", name, "-p", password, &registry]).ok();
+    }
+    let wrong = docker("wrong", &["login", "-u", "ada", "-p", "incorrect horse", &registry]);
+    assert_ne!(wrong.code, Some(0), "{}", wrong.told());
+
+    docker("ada", &["build", "-q", "-t", &image("1"), &engine.context()]).ok();
+    for (who, whys) in [("bob", DENIED), ("nobody", WHO), ("wrong", WHO)] {
+        let refused = docker(who, &["push", &image("1")]);
+        assert_ne!(refused.code, Some(0), "{}", refused.told());
+        let told = refused.told().to_lowercase();
+        assert!(whys.iter().any(|why| told.contains(why)), "{told}");
+    }
+    let tags = Door::of(&daemon)[0].ask(&get("/v2/ci/app/tags/list"));
+    assert_eq!(tags.status, 404, "{tags:?}");
+
+    let pushed = docker("ada", &["push", &image("1")]).ok();
+    let reported = pushed.text().split("digest: ").nth(1).and_then(|rest| rest.split(' ').next());
+    let manifest = Door::of(&daemon)[0].ask(&get("/v2/ci/app/manifests/1"));
+    assert_eq!(reported, Some(manifest.headers["docker-content-digest"].as_str()));
+    for who in ["ada", "bob"] {
+        docker(who, &["rmi", &image("1")]).ok();
+        docker(who, &["pull", &image("1")]).ok();
+        let id = docker(who, &["image", "inspect", "--format", "{{.Id}}", &image("1")]).ok();
+        assert_eq!(manifest.json()["config"]["digest"], id.text().trim());
+    }
+    let refused = docker("nobody", &["pull", &image("1")]);
+    assert_ne!(refused.code, Some(0), "{}", refused.told());
 }

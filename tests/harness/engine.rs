@@ -1,0 +1,104 @@
+//! A docker engine of one test. It makes the connections to a registry itself, with the login that its
+//! client found.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::layout::noise;
+use crate::peers::{need, need_root, peer, skip};
+use crate::{scratch, wait_at_most};
+
+/// How long it may take to begin and to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Its files are the test's own, and it changes nothing of the machine's network.
+pub struct Engine {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Engine {
+    /// `None`, told by name, where there is no engine or the machine lets none run.
+    #[track_caller]
+    pub fn start(test: &str) -> Option<Engine> {
+        let program = need(test, "dockerd").filter(|_| need_root(test))?;
+        let folder = scratch();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("context")).unwrap();
+        std::fs::write(at("context/Dockerfile"), "FROM scratch\nCOPY noise /noise\n").unwrap();
+        std::fs::write(at("context/noise"), noise("a layer", 200_000)).unwrap();
+
+        let mut command = Command::new(&program);
+        // Its containerd and runc are beside it.
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let beside = program.parent().map(PathBuf::from);
+        let path = beside.into_iter().chain(std::env::split_paths(&path));
+        command.env("PATH", std::env::join_paths(path).unwrap());
+        for (flag, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")]
+        {
+            command.arg(flag).arg(at(name));
+        }
+        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        command.args(["--storage-driver=vfs", "--host", &host(folder.path())]);
+        let log = std::fs::File::create(at("log")).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let mut engine = Engine { child: command.spawn().unwrap(), folder };
+
+        let mut has_ended = false;
+        wait_at_most(PATIENCE, "dockerd listens", || {
+            has_ended = engine.child.try_wait().unwrap().is_some();
+            has_ended || socket(engine.folder.path()).exists()
+        });
+        if has_ended {
+            let log = std::fs::read_to_string(engine.folder.path().join("log")).unwrap();
+            let why = log.lines().last().unwrap_or_default();
+            skip(test, &format!("a machine on which dockerd runs, not one where it says {why}"));
+            return None;
+        }
+        Some(engine)
+    }
+
+    /// Where it listens, as `DOCKER_HOST` wants it.
+    pub fn host(&self) -> String {
+        host(self.folder.path())
+    }
+
+    /// A folder to build an image from.
+    pub fn context(&self) -> String {
+        self.folder.path().join("context").display().to_string()
+    }
+
+    /// Its client, with a home where its login is looked for.
+    pub fn docker(&self, home: &Path, words: &[&str]) -> Command {
+        let mut docker = Command::new(peer("docker").expect("the client comes with its engine"));
+        docker.args(["--host", &self.host()]).args(words);
+        docker.env("HOME", home).env_remove("DOCKER_CONFIG");
+        docker
+    }
+}
+
+fn socket(folder: &Path) -> PathBuf {
+    folder.join("socket")
+}
+
+fn host(folder: &Path) -> String {
+    format!("unix://{}", socket(folder).display())
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        // It ends its containerd as well, if it is asked and not killed.
+        let _ = kill(pid, Signal::SIGTERM);
+        let last = Instant::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < last {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
