@@ -88,12 +88,14 @@ impl Store {
         inner.release_reserve();
         let mut unsynced = Unsynced { since: inner.barrier.n_failed(), ..Unsynced::default() };
         // Whatever leads to it goes first, and what it listed: nothing may outlive what it needs.
-        let mut touched = Vec::new();
+        let (mut touched, mut tags) = (Vec::new(), Vec::new());
         for name in names::repositories(disk, workspace)? {
             let repository = self.repository(workspace, &name);
             let _repository = repository.exclude();
             let mut changed = Vec::new();
             for tag in led.iter().filter(|tag| *tag.repository() == name) {
+                tags.push(layout::tags(workspace, &name));
+                inner.unsettled.begin(&layout::tags(workspace, &name));
                 changed.extend(names::remove(disk, workspace, tag, digest)?);
                 if let Some(index) = inner.index() {
                     index.forget_name(workspace, digest, tag);
@@ -108,9 +110,14 @@ impl Store {
                 touched.push(repository.clone());
             }
         }
-        if !touched.is_empty() {
+        // Tags that others moved from it or ended, and did not sync yet, go before it as well.
+        unsynced.folders.extend(inner.unsettled.of(workspace));
+        if !touched.is_empty() || !unsynced.folders.is_empty() {
             inner.settle(&unsynced)?;
             unsynced.folders.clear();
+        }
+        for folder in &tags {
+            inner.unsettled.end(folder);
         }
         for repository in &touched {
             let _repository = repository.exclude();

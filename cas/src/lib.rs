@@ -36,6 +36,7 @@ mod sealed;
 mod source;
 mod stop;
 mod store;
+mod unsettled;
 pub mod workspace;
 
 pub use buffer::Buffer;

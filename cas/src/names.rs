@@ -45,11 +45,16 @@ pub(crate) fn prepare(
     Ok(Pending { name: name.clone(), from: path, folder })
 }
 
-/// Moves a prepared tag to its place. The folder that this returns is to be synced. The caller
-/// excludes others from the repository.
-pub(crate) fn publish(disk: &dyn Disk, pending: &Pending) -> Result<RelPath, Error> {
-    move_into(disk, &pending.from, &pending.folder, pending.name.tag())?;
-    Ok(pending.folder.clone())
+impl Pending {
+    /// The folder of its place, which is to be synced when it has moved there.
+    pub(crate) fn folder(&self) -> &RelPath {
+        &self.folder
+    }
+}
+
+/// Moves a prepared tag to its place. The caller excludes others from the repository.
+pub(crate) fn publish(disk: &dyn Disk, pending: &Pending) -> Result<(), Error> {
+    move_into(disk, &pending.from, &pending.folder, pending.name.tag())
 }
 
 /// Renames a file of ours to a name in a folder of names, whatever stood there.

@@ -115,6 +115,9 @@ impl Draft {
         }
         published.folders.dedup();
         inner.settle(&published)?;
+        for tag in &tags {
+            inner.unsettled.end(tag.folder());
+        }
         if plan.receipt.absent.is_empty() && plan.closure.blobs().any(Descriptor::may_be_absent) {
             absent::remove(disk, &self.workspace, &digest)?;
         }
@@ -260,7 +263,9 @@ impl Draft {
             repository.enlist(&plan.closure, &plan.place, Fills::Any, &self.linking())?;
         for tag in tags.iter().filter(|tag| tag.name.repository() == name) {
             repository.may_lead(&tag.name, &plan.root.digest, listing.may_move)?;
-            changed.insert(names::publish(disk, tag)?);
+            inner.unsettled.begin(tag.folder());
+            names::publish(disk, tag)?;
+            changed.insert(tag.folder().clone());
             if let Some(index) = inner.index() {
                 index.note_name(&self.workspace, &plan.root.digest, &tag.name);
             }

@@ -99,15 +99,19 @@ impl Repository {
         let since = inner.barrier.n_failed();
         // What may be ended rests on what is listed, and that may be a change of others who have not
         // synced it yet.
-        let mut changed = BTreeSet::from([
-            self.folder(MemberKind::Manifest),
-            layout::tags(&self.workspace, &self.name),
-        ]);
-        {
+        let tags = layout::tags(&self.workspace, &self.name);
+        let mut changed = BTreeSet::from([self.folder(MemberKind::Manifest), tags.clone()]);
+        let ended = {
             let _repository = self.exclude();
-            end(&mut changed)?;
-        }
+            inner.unsettled.begin(&tags);
+            end(&mut changed)
+        };
         let folders = changed.into_iter().collect();
-        inner.settle(&Unsynced { folders, since, ..Unsynced::default() })
+        let settled =
+            ended.and_then(|()| inner.settle(&Unsynced { folders, since, ..Unsynced::default() }));
+        if matches!(settled, Ok(()) | Err(Error::NotFound { .. } | Error::Needed { .. })) {
+            inner.unsettled.end(&tags);
+        }
+        settled
     }
 }

@@ -24,6 +24,7 @@ use crate::names;
 use crate::oci::Limits;
 use crate::proofs::Proofs;
 use crate::repository::Repository;
+use crate::unsettled::Unsettled;
 use crate::workspace::{RepositoryName, Workspace};
 
 pub use find::Summary;
@@ -99,6 +100,7 @@ pub(crate) struct Inner {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) options: Options,
     pub(crate) barrier: Barrier,
+    pub(crate) unsettled: Unsettled,
     pub(crate) memory: Budget,
     pub(crate) index: Mutex<Option<Arc<Index>>>,
     id: String,
@@ -137,6 +139,7 @@ impl Store {
                 memory: Budget::new(options.documents),
                 options,
                 barrier: Barrier::default(),
+                unsettled: Unsettled::default(),
                 index: Mutex::new(None),
                 id,
                 serial: AtomicU64::new(0),

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::sync::Arc;
 
 use cas::digest::{Algorithm, Digest};
-use cas::disk::sim::SimDisk;
+use cas::disk::sim::{Fault, SimDisk, Times};
 use cas::disk::{Disk, RealDisk};
 use cas::layout::{self, MemberKind};
 use cas::oci::{Descriptor, Refusal, media_type};
@@ -421,6 +421,48 @@ fn retiring_takes_away_only_what_nothing_else_needs() {
         blob(&here, &own(&two)).unwrap();
         assert_eq!(by_tag(&here, "1").unwrap(), two.digest());
     });
+}
+
+/// Somebody ended or moved a tag and could not make it durable. Whoever retires what it led to sees no
+/// tag, and a power cut must not bring it back: it would lead nowhere.
+#[test]
+fn a_tag_that_was_not_synced_is_gone_before_what_it_led_to() {
+    for (is_crowded, moves) in [(false, false), (false, true), (true, false), (true, true)] {
+        for n in 0.. {
+            let (disk, store, here, lone) = lone_is_here();
+            let disk = disk.with_crowd(is_crowded);
+            let other = fixture::plain();
+            other.take(&here).unwrap();
+            disk.fail(disk.calls() + n, Fault::Io, Times::Once);
+            let changed = match moves {
+                true => other.push(&here, &["1"]).map(drop),
+                false => here.delete_tag(&"1".parse().unwrap()),
+            };
+            if !disk.failed() {
+                changed.unwrap();
+                assert!(n > 3, "nothing was tried");
+                break;
+            }
+            // It may be told once more of the sync that failed, and is done all the same.
+            let retire = || store.retire(&default_workspace(), &lone.digest());
+            match retire().or_else(|_| retire()) {
+                Ok(_) | Err(Error::NotFound { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+            for seed in 0..8 {
+                let left = disk.crash(seed);
+                let store = super::open(&left).unwrap();
+                let here = repository(&store, "here");
+                for tag in tags(&here, None, 10).0 {
+                    by_tag(&here, &tag).unwrap_or_else(|error| {
+                        panic!(
+                            "crowded {is_crowded}, moves {moves}, call {n}, seed {seed}: {error}"
+                        )
+                    });
+                }
+            }
+        }
+    }
 }
 
 #[test]
