@@ -141,24 +141,24 @@ impl Upload {
         };
         let since = inner.barrier.n_failed();
         let (offset, hasher) = self.agreeing(&*file, marks)?.ok_or_else(not_found)?;
-        let file = match inner.disk.reopen(&path, offset) {
+        let (file, synced) = match inner.disk.reopen(&path, offset) {
             // It was stopped on its way into the pool: those bytes have a second name, and are sealed.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                self.copy(&*file, offset, &path)?
+                (self.copy(&*file, offset, &path)?, Ok(()))
             }
             other => {
                 let file = other.map_err(Error::disk("opening", &path))?;
                 // What was cut off must not come back.
-                file.sync().map_err(Error::disk("syncing", &path))?;
-                file
+                let synced = file.sync();
+                (file, synced)
             }
         };
         let records: Vec<u64> = marks.keys().copied().collect();
         let serial = records.last().map_or(0, |last| last.saturating_add(1));
-        let (noted, is_broken) = (offset, false);
+        let (noted, is_broken) = (offset, synced.is_err());
         let open = Open { file, hasher, offset, noted, records, serial, is_broken, since };
         self.state = State::Open(Box::new(open));
-        Ok(())
+        synced.map_err(Error::disk("syncing", &path))
     }
 
     /// Puts a copy of the first `len` bytes in the place of what came, durably.
@@ -354,6 +354,10 @@ impl Upload {
         };
         let noted = note();
         open.is_broken = noted.is_err();
+        if noted.is_err() {
+            // What a sync lost can still be read: the next process is not to find that it came.
+            let _ = disk.unlink(&record::path(&id, open.serial));
+        }
         noted?;
         for old in open.records.drain(..) {
             let _ = disk.unlink(&record::path(&id, old));
@@ -391,7 +395,12 @@ impl Upload {
         let linking = Linking { inner, pool: inner.pool(&repository.workspace), scraps: &scraps };
         let mut unsynced = Unsynced { since: open.since, ..Unsynced::default() };
         match open.offset - open.noted >= inner.options.pipeline_from {
-            true => open.file.sync().map_err(Error::disk("syncing", &path))?,
+            true => {
+                let synced = open.file.sync();
+                // It is told once. Who asked again would hear that all is well.
+                open.is_broken = synced.is_err();
+                synced.map_err(Error::disk("syncing", &path))?;
+            }
             false if open.records.is_empty() || open.noted < open.offset => {
                 unsynced.files.push(path.clone());
             }

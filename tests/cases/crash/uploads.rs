@@ -1,10 +1,12 @@
 //! Uploads that outlive the process: what somebody was told that has come is there for the next one,
 //! wherever the first was stopped, and the blob that comes of it is the one that was brought.
 
+use std::sync::Arc;
+
 use cas::digest::{Algorithm, Digest};
 use cas::disk::Disk as _;
-use cas::disk::sim::SimDisk;
-use cas::{Error, Repository, Source, Store, Upload, UploadId};
+use cas::disk::sim::{Fault, SimDisk, Times};
+use cas::{Error, Options, Repository, Source, Store, Upload, UploadId};
 
 use super::world::{default_workspace, other_workspace};
 use super::{fixture, open};
@@ -137,6 +139,99 @@ fn go_on(disk: &SimDisk, bytes: &[u8], acknowledged: u64, committed: bool, place
     let rest = &bytes[usize::try_from(upload.offset()).unwrap()..];
     append(&mut upload, rest).unwrap_or_else(|error| panic!("{place}: {error}"));
     upload.commit(&Digest::of(bytes)).unwrap_or_else(|error| panic!("{place}: {error}"));
+}
+
+/// A call failed once, perhaps a sync: the bytes can still be read, and are not on the disk. Whoever asks
+/// again, in this process or the next, is told the truth.
+#[test]
+fn what_a_failed_sync_lost_is_not_believed_when_it_is_asked_again() {
+    let bytes = fixture::bytes(13, 9_000);
+    let (first, last) = bytes.split_at(4_000);
+    let digest = Digest::of(&bytes);
+    let is_lost = |disk: &SimDisk| {
+        let store = open(&disk.crash(0)).unwrap();
+        here(&store).blob(&digest).and_then(|blob| blob.bytes()).map_or(true, |blob| blob != bytes)
+    };
+    let mut n_again = 0;
+    for (is_crowded, pipeline_from) in [(false, u64::MAX), (false, 1), (true, u64::MAX), (true, 1)]
+    {
+        let open_so = |disk: &SimDisk| {
+            let options = Options { index: None, pipeline_from, ..Options::default() };
+            Store::open(Arc::new(disk.clone()), options).unwrap()
+        };
+        for n in 0.. {
+            let disk = SimDisk::new().with_crowd(is_crowded);
+            let store = open_so(&disk);
+            let mut upload = begin(&store, 1);
+            disk.fail(disk.calls() + n, Fault::Io, Times::Once);
+            let appended = append(&mut upload, first)
+                .and_then(|_| upload.append_last(Source::Stream(&mut &last[..])));
+            let committed = appended.and_then(|_| upload.commit(&digest));
+            if !disk.failed() {
+                committed.unwrap();
+                break;
+            }
+            let place = format!("call {n}, crowded {is_crowded}, pipeline from {pipeline_from}");
+            let killed = disk.fork();
+            for _ in 0..2 {
+                if upload.commit(&digest).is_ok() {
+                    n_again += 1;
+                    assert!(!is_lost(&disk), "{place}: lost by the same process");
+                    break;
+                }
+            }
+            let store = open_so(&killed);
+            let Some(mut upload) = left(&store).filter(|_| here(&store).blob(&digest).is_err())
+            else {
+                continue;
+            };
+            let Ok(rest) = upload.wake().map(|()| usize::try_from(upload.offset()).unwrap()) else {
+                continue;
+            };
+            append(&mut upload, &bytes[rest..]).and_then(|_| upload.commit(&digest)).unwrap();
+            n_again += 1;
+            assert!(!is_lost(&killed), "{place}: lost by the next process");
+        }
+    }
+    assert!(n_again > 10, "{n_again}");
+}
+
+#[test]
+fn a_sync_that_failed_while_it_was_woken_ends_the_upload() {
+    let bytes = fixture::bytes(14, 9_000);
+    let (first, last) = bytes.split_at(4_000);
+    let digest = Digest::of(first);
+    let disk = SimDisk::new();
+    let store = open(&disk).unwrap();
+    let mut upload = begin(&store, 1);
+    append(&mut upload, first).unwrap();
+    // Nobody was told that these have come, and they are to be cut off.
+    upload.append_last(Source::Stream(&mut &last[..])).unwrap();
+    upload.keep();
+    let (mut n_ended, mut n_good) = (0, 0);
+    for n in 0.. {
+        let disk = disk.fork();
+        let store = open(&disk).unwrap();
+        let mut upload = left(&store).unwrap();
+        disk.fail(disk.calls() + n, Fault::Io, Times::Once);
+        let woken = upload.wake();
+        if woken.and_then(|()| upload.wake()).and_then(|()| upload.commit(&digest)).is_err()
+            && upload.wake().and_then(|()| upload.commit(&digest)).is_err()
+        {
+            n_ended += 1;
+            continue;
+        }
+        for seed in 0..8 {
+            let after = open(&disk.crash(seed)).unwrap();
+            let blob = here(&after).blob(&digest).and_then(|blob| blob.bytes());
+            assert!(blob.is_ok_and(|blob| blob == first), "call {n}, seed {seed}");
+        }
+        n_good += 1;
+        if !disk.failed() {
+            break;
+        }
+    }
+    assert!(n_ended > 0 && n_good > 3, "{n_ended} and {n_good}");
 }
 
 #[test]
