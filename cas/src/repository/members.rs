@@ -73,10 +73,11 @@ impl Repository {
                 Node::Blob(_) => MemberKind::Blob,
             };
             let from = layout::blob_in(layout, &digest);
-            // What may be absent and is cannot be listed.
-            if matches!(node, Node::Blob(claim) if claim.may_be_absent())
-                && !self.is_there(&from)?
-            {
+            // What may be absent and is cannot be listed, and neither can what rot took from an artifact
+            // that is listed again: whoever brings it lists it.
+            let may_lack =
+                fills == Fills::Empty || matches!(node, Node::Blob(claim) if claim.may_be_absent());
+            if may_lack && !self.is_there(&from)? {
                 continue;
             }
             self.link(&digest, &from, &self.member(kind, &digest), fills, linking)?;

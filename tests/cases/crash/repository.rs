@@ -812,6 +812,35 @@ fn a_start_on_a_full_disk_lists_what_was_coming_without_a_copy() {
     }
 }
 
+/// A crash took the listing of an artifact from which rot took a blob: all else is listed again.
+#[test]
+fn what_rot_took_keeps_nothing_else_from_being_listed_again() {
+    let (disk, tree) = (SimDisk::new(), fixture::tree());
+    let store = super::open(&disk).unwrap();
+    let here = repository(&store, "here");
+    let names = ["here:1".parse().unwrap()];
+    let sealed = tree.put(&store, &default_workspace(), &names).unwrap();
+    let lost = fixture::shared_layer();
+    disk.erase(&layout::blob_in(&sealed.path(), &lost)).unwrap();
+    let file = |(kind, digest): (MemberKind, Digest)| {
+        let folder = layout::members(&default_workspace(), here.name(), kind);
+        folder.join(layout::digest_file(&digest))
+    };
+    for member in tree.listing() {
+        disk.erase(&file(member)).unwrap();
+    }
+    let left = disk.fork();
+    let store = super::open(&left).unwrap();
+    for member in tree.listing() {
+        assert_eq!(left.stat(&file(member)).is_ok(), member.1 != lost, "{member:?}");
+    }
+    // Whoever brings it lists it.
+    tree.put(&store, &default_workspace(), &names).unwrap();
+    for member in tree.listing() {
+        left.stat(&file(member)).unwrap();
+    }
+}
+
 #[test]
 fn what_rots_is_told_once_and_good_bytes_heal_it() {
     let (disk, store, here, lone) = lone_is_here();

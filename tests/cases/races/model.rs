@@ -1,9 +1,10 @@
 //! Whether there is an order in which everything that was answered is right.
 //!
 //! Each operation takes effect in a few steps between its call and its answer; a search tries the
-//! orders that the clock allows. What a step does is all that the store promises of it: `put`
-//! makes the artifact and then moves the name; `retire` ends name after name and then the artifact,
-//! and no name may ever lead to what is not there.
+//! orders that the clock allows. What a step does is all that the store promises of it: `put` heals
+//! the store's own copy, makes the artifact and then moves the name; `retire` ends name after name,
+//! any of them where the power goes meanwhile, and then the artifact, and no name may ever lead to what
+//! is not there.
 
 use std::collections::HashSet;
 
@@ -87,7 +88,7 @@ pub(crate) fn is_legal(plan: &Plan, events: &[Event], only_writes: bool) -> bool
             if first_end.is_some_and(|end| end < events[i].begun) {
                 continue;
             }
-            if let Some(next) = model.step(plan, events[i], done[i]) {
+            for next in model.step(plan, events[i], done[i]) {
                 let mut done = done.clone();
                 done[i] += 1;
                 open.push((done, next));
@@ -99,9 +100,11 @@ pub(crate) fn is_legal(plan: &Plan, events: &[Event], only_writes: bool) -> bool
 
 fn n_steps(event: &Event) -> usize {
     match (&event.what, &event.answer) {
-        (What::Op(Op::Put(_, Some(_))), Answer::Done | Answer::Unknown) => 2,
+        (What::Op(Op::Put(_, tag)), Answer::Done | Answer::Unknown) => {
+            2 + usize::from(tag.is_some())
+        }
         (What::Op(Op::Retire(_)), Answer::Done | Answer::Unknown) => N_NAMES + 1,
-        (What::Op(Op::Put(..) | Op::Abandon(_)), Answer::Unknown) => 1,
+        (What::Op(Op::Abandon(_)), Answer::Unknown) => 1,
         (_, Answer::Unknown) => 0,
         _ => 1,
     }
@@ -123,21 +126,26 @@ impl Model {
         Model { there, bad, store_good: !plan.rots, told: false }
     }
 
-    /// The next step of an operation; `None` when it is not legal here.
-    fn step(&self, plan: &Plan, event: &Event, step: u8) -> Option<Model> {
+    /// What the next step of an operation may leave; nothing when it is not legal here.
+    fn step(&self, plan: &Plan, event: &Event, step: u8) -> Vec<Model> {
         let mut next = self.clone();
+        let mut others = Vec::new();
         let op = match &event.what {
-            What::Look(there) => return (self.there == *there).then_some(next),
+            What::Look(there) if self.there == *there => return vec![next],
+            What::Look(_) => return Vec::new(),
             What::Op(op) => *op,
         };
         let has = |key: Key| self.there.held[key];
         let rots = |key: Key| plan.rots && SHARING.contains(&key);
         let legal = match (op, &event.answer, step) {
             (Op::Put(key, _), Answer::Done | Answer::Unknown, 0) => {
-                next.there.held[key] = true;
-                next.bad[key] = false;
                 next.store_good |= rots(key);
                 next.told |= rots(key);
+                true
+            }
+            (Op::Put(key, _), Answer::Done | Answer::Unknown, 1) => {
+                next.there.held[key] = true;
+                next.bad[key] = false;
                 true
             }
             (Op::Put(key, Some(tag)), Answer::Done | Answer::Unknown, _) => {
@@ -151,6 +159,9 @@ impl Model {
             (Op::Retire(key), Answer::Done | Answer::Unknown, step)
                 if usize::from(step) < N_NAMES =>
             {
+                if event.answer == Answer::Unknown {
+                    others.push(self.clone());
+                }
                 let name = &mut next.there.names[usize::from(step)];
                 *name = name.filter(|led| *led != key);
                 has(key)
@@ -186,7 +197,9 @@ impl Model {
             }
             _ => false,
         };
-        legal.then_some(next)
+        others.push(next);
+        others.retain(|_| legal);
+        others
     }
 }
 
@@ -207,6 +220,9 @@ fn the_model_accepts_what_can_be_and_nothing_else() {
     let there = look(only_0, [Some(0), None]);
     let dangling = look(none, [Some(0), None]);
     let nameless = look(only_0, [None; N_NAMES]);
+    let put_too = What::Op(Put(0, Some(1)));
+    let (with_first, with_second) = (look(only_0, [Some(0), None]), look(only_0, [None, Some(0)]));
+    let last = (4, 5);
     type Told<'a> = Vec<(&'a What, Answer, (u64, u64))>;
     // Whether the shared layer is rotten, held by key 0; what was answered; whether it can be.
     let cases: Vec<(bool, Told<'_>, bool)> = vec![
@@ -224,6 +240,37 @@ fn the_model_accepts_what_can_be_and_nothing_else() {
         (false, vec![(&put, Done, first), (&retire, NotFound, then), (&there, Done, end)], false),
         (false, vec![(&put, Done, first), (&retire, Done, then), (&retire, Done, then)], false),
         (false, vec![(&put, Done, first), (&retire, Done, then), (&retire, NotFound, then)], true),
+        (
+            false,
+            vec![
+                (&put, Done, first),
+                (&put_too, Done, then),
+                (&retire, Unknown, last),
+                (&with_first, Done, end),
+            ],
+            true,
+        ),
+        (
+            false,
+            vec![
+                (&put, Done, first),
+                (&put_too, Done, then),
+                (&retire, Unknown, last),
+                (&with_second, Done, end),
+            ],
+            true,
+        ),
+        (
+            false,
+            vec![
+                (&put, Done, first),
+                (&put_too, Done, then),
+                (&retire, Done, last),
+                (&with_first, Done, end),
+            ],
+            false,
+        ),
+        (false, vec![(&put, Done, first), (&put_too, Done, then), (&with_first, Done, end)], false),
         (false, vec![(&put, Done, first), (&resolve, Led(Some(0)), then)], true),
         (false, vec![(&put, Done, first), (&resolve, Led(None), then)], false),
         (false, vec![(&put, Done, beside), (&resolve, Led(None), then)], true),

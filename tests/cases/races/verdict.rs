@@ -51,7 +51,7 @@ pub(crate) fn judge(plan: &Plan, ended: &mut Ended, snapshot: &dyn Fn() -> Snaps
     let damaged = ended.events[n_last..].iter().zip(&held);
     let damaged = damaged.filter(|(event, _)| event.answer == Answer::Corrupt);
     let damaged: Vec<Key> = damaged.map(|(_, key)| *key).collect();
-    tidy(plan, &snapshot(), &there, &damaged, false)
+    tidy(plan, &snapshot(), &there, &damaged, &Half::default())
 }
 
 /// The power went, or the process was killed, and this is the disk that it left.
@@ -95,7 +95,8 @@ pub(crate) fn judge_crash(plan: &Plan, events: &[Event], disk: &SimDisk) -> Verd
     }
     // A healing that was not acknowledged may have reached the layout and not yet `blobs/`.
     let is_half = events.iter().any(|event| event.answer == Answer::Unknown);
-    tidy(plan, &disk.snapshot(), &there, &damaged, plan.rots && is_half)
+    let half = Half { heals: plan.rots && is_half, puts: half_put(&events) };
+    tidy(plan, &disk.snapshot(), &there, &damaged, &half)
 }
 
 fn note_look(ended: &mut Ended, there: &There) {
@@ -192,16 +193,33 @@ fn listed(store: &Store, there: &There) -> Verdict {
     Ok(())
 }
 
+/// What the power may have left of operations that nobody was told of.
+#[derive(Default)]
+struct Half {
+    /// The rotten blob may be another file in a layout than in the store.
+    heals: bool,
+    /// The blobs of these may be files of their own in their layouts, whether the store has them or not,
+    /// and a repository may list them without their artifact, as blobs whose manifest did not come.
+    puts: BTreeSet<Key>,
+}
+
+/// What was put, and never by anybody who was told so.
+fn half_put(events: &[Event]) -> BTreeSet<Key> {
+    let put = |answer: Answer| {
+        events.iter().filter(move |event| event.answer == answer).filter_map(|event| {
+            match event.what {
+                What::Op(Op::Put(key, _)) => Some(key),
+                _ => None,
+            }
+        })
+    };
+    let told: BTreeSet<Key> = put(Answer::Done).collect();
+    put(Answer::Unknown).filter(|key| !told.contains(key)).collect()
+}
+
 /// After a gc: what is held is whole, each blob is one file with a name for each who holds it, and
-/// there is nothing else. `damaged` are those whose rotten blob nobody has brought again; with
-/// `half_healed`, that blob may be another file in a layout than in the store.
-fn tidy(
-    plan: &Plan,
-    seen: &Snapshot,
-    there: &There,
-    damaged: &[Key],
-    half_healed: bool,
-) -> Verdict {
+/// there is nothing else. `damaged` are those whose rotten blob nobody has brought again.
+fn tidy(plan: &Plan, seen: &Snapshot, there: &There, damaged: &[Key], half: &Half) -> Verdict {
     let mut expected: BTreeSet<String> = fresh_files();
     let mut holders: BTreeMap<String, u64> = BTreeMap::new();
     let rotten = layout::blob_file(&plan::rotten());
@@ -214,20 +232,27 @@ fn tidy(
                 continue;
             }
             let file = format!("{place}/{name}");
-            if half_healed && name == rotten {
+            if half.heals && name == rotten {
                 match seen.get(&file) {
                     Some(own) if *own.bytes == bytes => expected.extend([file, name]),
                     _ => return Err(format!("{file} is not what was put")),
                 };
                 continue;
             }
-            let (Some(own), Some(blob)) = (seen.get(&file), seen.get(&name)) else {
-                let missing = if seen.contains_key(&file) { &name } else { &file };
-                return Err(format!("{missing} is missing, and {key} is held"));
+            let Some(own) = seen.get(&file) else {
+                return Err(format!("{file} is missing, and {key} is held"));
             };
             if *own.bytes != bytes {
                 return Err(format!("{file} has other bytes than were put"));
             }
+            let blob = seen.get(&name);
+            if half.puts.contains(&key) && blob.is_none_or(|blob| blob.inode != own.inode) {
+                expected.insert(file);
+                continue;
+            }
+            let Some(blob) = blob else {
+                return Err(format!("{name} is missing, and {key} is held"));
+            };
             if own.inode != blob.inode {
                 return Err(format!("{file} is another file than {name}"));
             }
@@ -235,6 +260,8 @@ fn tidy(
             expected.extend([file, name]);
         }
     }
+    let half_put =
+        |name: &str| half.puts.iter().any(|key| keys()[*key].artifact.blobs().contains_key(name));
     // Repositories hold what they list, and list nothing that no artifact needs.
     for (path, entry) in seen.iter().filter(|(path, _)| path.contains("/_members/")) {
         let file = path.rsplit('/').next().unwrap_or_default();
@@ -245,9 +272,13 @@ fn tidy(
                 Some(n) => *n += 1,
                 // Rotten bytes are held by what lists them until somebody reads them there.
                 None if name == rotten && plan.rots => drop(expected.insert(name)),
+                None if half_put(&name) => {
+                    holders.insert(name.clone(), 2);
+                    expected.insert(name);
+                }
                 None => return Err(format!("{path} is listed and nobody needs it")),
             }
-        } else if !(name == rotten && plan.rots) {
+        } else if !(name == rotten && plan.rots || half_put(&name)) {
             return Err(format!("{path} is another file than {name}"));
         }
     }
