@@ -121,7 +121,7 @@ impl Store {
         }
         for repository in &touched {
             let _repository = repository.exclude();
-            unsynced.folders.extend(repository.delist_root(digest)?);
+            unsynced.folders.extend(repository.delist_root(digest, &parts)?);
         }
         let size_of = |part: &Digest| {
             let stat = disk.stat(&layout::blob_in(&sealed.path(), part)).ok()?;

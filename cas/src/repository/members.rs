@@ -174,6 +174,16 @@ impl Repository {
         artifact: &Digest,
         parts: &[Digest],
     ) -> Result<BTreeSet<RelPath>, Error> {
+        let mut changed = self.delist_needless(artifact, parts)?;
+        changed.extend(self.forget_referrer(artifact)?);
+        Ok(changed)
+    }
+
+    fn delist_needless(
+        &self,
+        artifact: &Digest,
+        parts: &[Digest],
+    ) -> Result<BTreeSet<RelPath>, Error> {
         let mut changed = BTreeSet::new();
         let needed = self.needed(Some(artifact))?;
         for part in parts.iter().filter(|part| !needed.contains(*part)) {
@@ -183,7 +193,6 @@ impl Repository {
                 }
             }
         }
-        changed.extend(self.forget_referrer(artifact)?);
         Ok(changed)
     }
 
@@ -200,11 +209,17 @@ impl Repository {
         Ok(needed)
     }
 
-    /// Ends the listing of an artifact itself, once nothing leads to it any more. Returns the folder that
-    /// is to be synced.
-    pub(crate) fn delist_root(&self, artifact: &Digest) -> Result<Option<RelPath>, Error> {
+    /// Ends the listing of an artifact itself, once nothing leads to it any more, and of parts that
+    /// another one needed whose listing ended meanwhile. Returns the folders that are to be synced.
+    pub(crate) fn delist_root(
+        &self,
+        artifact: &Digest,
+        parts: &[Digest],
+    ) -> Result<BTreeSet<RelPath>, Error> {
         let gone = self.unlink(&self.member(MemberKind::Manifest, artifact))?;
-        Ok(gone.then(|| self.folder(MemberKind::Manifest)))
+        let mut changed = self.delist_needless(artifact, parts)?;
+        changed.extend(gone.then(|| self.folder(MemberKind::Manifest)));
+        Ok(changed)
     }
 
     /// Whether the artifact is listed here by itself.

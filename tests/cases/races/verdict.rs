@@ -203,18 +203,24 @@ struct Half {
     puts: BTreeSet<Key>,
 }
 
-/// What was put, and never by anybody who was told so.
+/// What was put, and not by anybody who was told so, unless somebody retired it then.
 fn half_put(events: &[Event]) -> BTreeSet<Key> {
-    let put = |answer: Answer| {
-        events.iter().filter(move |event| event.answer == answer).filter_map(|event| {
-            match event.what {
-                What::Op(Op::Put(key, _)) => Some(key),
-                _ => None,
-            }
-        })
-    };
-    let told: BTreeSet<Key> = put(Answer::Done).collect();
-    put(Answer::Unknown).filter(|key| !told.contains(key)).collect()
+    let keys = |is_wanted: fn(&Event) -> Option<Key>| events.iter().filter_map(is_wanted);
+    let retired: BTreeSet<Key> = keys(|event| match event.what {
+        What::Op(Op::Retire(key)) => Some(key),
+        _ => None,
+    })
+    .collect();
+    let told: BTreeSet<Key> = keys(|event| match (&event.what, &event.answer) {
+        (What::Op(Op::Put(key, _)), Answer::Done) => Some(*key),
+        _ => None,
+    })
+    .collect();
+    let cut = keys(|event| match (&event.what, &event.answer) {
+        (What::Op(Op::Put(key, _)), Answer::Unknown) => Some(*key),
+        _ => None,
+    });
+    cut.filter(|key| !told.contains(key) || retired.contains(key)).collect()
 }
 
 /// After a gc: what is held is whole, each blob is one file with a name for each who holds it, and
