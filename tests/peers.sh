@@ -26,7 +26,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/bonded/peers
 #   debian      a package of the distribution, at whatever version it has: the older clients that
 #               are still in use are peers because they are old
 #   unpacked    packages of the distribution that are unpacked into the cache and not installed:
-#               a docker engine would begin to run and change the machine's network
+#               a docker engine would begin to run, and change the machine's network
 peers='
 cargo-deny  0.20.2   cargo       cargo-deny                             -
 crane       v0.22.1  go-install  github.com/google/go-containerregistry /cmd/crane
@@ -118,9 +118,12 @@ build() { # name version kind module program
             cd "$work/packages" || return 1
         packages=$(echo "$4" | tr , ' ')
         # shellcheck disable=SC2086 # the packages are words
-        apt-get -q download $packages || { update_lists && apt-get -q download $packages; } || return 1
+        apt-get -q download $packages ||
+            { rm -f ./*.deb && update_lists && apt-get -q download $packages; } || return 1
         for package in *.deb; do dpkg -x "$package" "$work/root" || return 1; done
-        find "$work/root/usr" -path '*bin/*' -type f -exec mv {} "$work/out/bin/" \; ;;
+        find "$work/root/usr" -path '*bin/*' -type f -exec mv {} "$work/out/bin/" \;
+        # The client may be a package of its own elsewhere.
+        [ -x "$work/out/bin/docker" ] ;;
     esac
 }
 

@@ -94,20 +94,23 @@ impl Store {
             let _repository = repository.exclude();
             let mut changed = Vec::new();
             for tag in led.iter().filter(|tag| *tag.repository() == name) {
-                tags.push(layout::tags(workspace, &name));
-                inner.unsettled.begin(&layout::tags(workspace, &name));
+                let folder = layout::tags(workspace, &name);
+                inner.unsettled.begin(&folder);
+                tags.push(folder);
                 changed.extend(names::remove(disk, workspace, tag, digest)?);
                 if let Some(index) = inner.index() {
                     index.forget_name(workspace, digest, tag);
                 }
             }
             let is_listed = repository.lists(digest)?;
+            let mut kept = Vec::new();
             if is_listed {
-                changed.extend(repository.delist_parts(digest, &parts)?);
+                kept = repository.delist_parts(digest, &parts, &mut changed)?;
+                changed.extend(repository.forget_referrer(digest)?);
             }
             if is_listed || !changed.is_empty() {
                 unsynced.folders.extend(changed);
-                touched.push(repository.clone());
+                touched.push((repository.clone(), kept));
             }
         }
         // Tags that others moved from it or ended, and did not sync yet, go before it as well.
@@ -119,9 +122,13 @@ impl Store {
         for folder in &tags {
             inner.unsettled.end(folder);
         }
-        for repository in &touched {
+        for (repository, kept) in &touched {
             let _repository = repository.exclude();
-            unsynced.folders.extend(repository.delist_root(digest, &parts)?);
+            unsynced.folders.extend(repository.delist_root(digest)?);
+            // What needed them may be on its way out as well, and have left them for our sake.
+            if !kept.is_empty() {
+                repository.delist_parts(digest, kept, &mut unsynced.folders)?;
+            }
         }
         let size_of = |part: &Digest| {
             let stat = disk.stat(&layout::blob_in(&sealed.path(), part)).ok()?;
@@ -145,7 +152,7 @@ impl Store {
         if let Err(error) = pushed::unmark(disk, workspace, digest) {
             tracing::warn!(%digest, %error, "the mark of a push stays");
         }
-        for repository in &touched {
+        for (repository, _) in &touched {
             let _repository = repository.exclude();
             names::tidy(disk, workspace, repository.name());
         }

@@ -19,7 +19,8 @@ pub(crate) struct Unsettled {
 
 impl Unsettled {
     /// A tag in this folder is about to change; the caller excludes others from the repository. A change
-    /// whose end is not told, because its sync failed, counts until the next start.
+    /// whose end is not told, because its sync failed or something before that, counts until the next
+    /// start: that costs a retire a sync, and nothing else.
     pub(crate) fn begin(&self, folder: &RelPath) {
         *lock(&self.folders).entry(folder.clone()).or_default() += 1;
     }

@@ -10,12 +10,13 @@ use nix::unistd::Pid;
 
 use crate::layout::noise;
 use crate::peers::{need, need_root, peer, skip};
-use crate::{scratch, wait_at_most};
+use crate::{run, scratch, wait_at_most};
 
 /// How long it may take to begin and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Its files are the test's own, and it changes nothing of the machine's network.
+/// Its files are the test's own, and it makes no network: a registry of the test is at a loopback address.
+/// An empty `/run/docker` stays behind.
 pub struct Engine {
     child: Child,
     folder: tempfile::TempDir,
@@ -26,6 +27,11 @@ impl Engine {
     #[track_caller]
     pub fn start(test: &str) -> Option<Engine> {
         let program = need(test, "dockerd").filter(|_| need_root(test))?;
+        // An engine without a bridge takes away the one that another engine made.
+        if Path::new("/sys/class/net/docker0").exists() {
+            skip(test, "a machine on which no other docker engine runs");
+            return None;
+        }
         let folder = scratch();
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir(at("context")).unwrap();
@@ -42,7 +48,16 @@ impl Engine {
         {
             command.arg(flag).arg(at(name));
         }
+        std::fs::write(at("daemon.json"), "{}").unwrap();
+        command.arg("--config-file").arg(at("daemon.json"));
+        // Older engines write a key among the machine's configuration.
+        let mut keyed = Command::new(&program);
+        keyed.arg("--deprecated-key-path").arg(at("key.json"));
+        if run(keyed.arg("--version")).code == Some(0) {
+            command.arg("--deprecated-key-path").arg(at("key.json"));
+        }
         command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        command.arg("--ip-forward=false");
         command.args(["--storage-driver=vfs", "--host", &host(folder.path())]);
         let log = std::fs::File::create(at("log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -51,7 +66,7 @@ impl Engine {
         let mut has_ended = false;
         wait_at_most(PATIENCE, "dockerd listens", || {
             has_ended = engine.child.try_wait().unwrap().is_some();
-            has_ended || socket(engine.folder.path()).exists()
+            has_ended || run(&mut engine.docker(engine.folder.path(), &["version"])).code == Some(0)
         });
         if has_ended {
             let log = std::fs::read_to_string(engine.folder.path().join("log")).unwrap();
@@ -76,7 +91,10 @@ impl Engine {
     pub fn docker(&self, home: &Path, words: &[&str]) -> Command {
         let mut docker = Command::new(peer("docker").expect("the client comes with its engine"));
         docker.args(["--host", &self.host()]).args(words);
-        docker.env("HOME", home).env_remove("DOCKER_CONFIG");
+        docker.env("HOME", home);
+        for name in ["DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_BUILDKIT"] {
+            docker.env_remove(name);
+        }
         docker
     }
 }
@@ -91,6 +109,9 @@ fn host(folder: &Path) -> String {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         // It ends its containerd as well, if it is asked and not killed.
         let _ = kill(pid, Signal::SIGTERM);

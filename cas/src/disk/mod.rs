@@ -195,10 +195,6 @@ pub trait Disk: Send + Sync {
     }
     /// Makes a new file of mode 0444, open to read and write; `AlreadyExists` when the name is taken.
     fn create(&self, path: &RelPath, how: Create) -> io::Result<Box<dyn File>>;
-    /// Opens a file that `create` made, and that has no other name yet, to go on writing it after its
-    /// first `len` bytes; what is behind them is cut off. `InvalidInput` for anything else: what has a
-    /// second name is sealed.
-    fn reopen(&self, path: &RelPath, len: u64) -> io::Result<Box<dyn File>>;
     /// What a name leads to; a symlink is reported as such.
     fn stat(&self, path: &RelPath) -> io::Result<Stat>;
     /// Calls `each` for every name in a folder, in no order, until it breaks.

@@ -306,32 +306,6 @@ impl Disk for RealDisk {
         Ok(Box::new(RealFile { file, direct }))
     }
 
-    fn reopen(&self, path: &RelPath, len: u64) -> io::Result<Box<dyn File>> {
-        let (folder, name) = self.parent(path)?;
-        let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let open =
-            |how: OFlag| fcntl::openat(&folder, name, how | flags, Mode::empty()).map_err(error_of);
-        let file = open(OFlag::O_RDONLY)?;
-        let stat = stat_of(&sys::stat::fstat(&file)?);
-        if stat.kind != Kind::File || stat.n_links != 1 {
-            let message = "it is no file with one name";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        // Its mode keeps its owner from writing as well, but for this moment.
-        sys::stat::fchmod(&file, Mode::from_bits_truncate(0o600))?;
-        let writable = open(OFlag::O_RDWR);
-        sys::stat::fchmod(&file, Mode::from_bits_truncate(SEALED))?;
-        let writable = writable?;
-        if stat_of(&sys::stat::fstat(&writable)?).inode != stat.inode {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        if stat.size > len {
-            let len = i64::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
-            unistd::ftruncate(&writable, len)?;
-        }
-        Ok(Box::new(RealFile { file: writable, direct: None }))
-    }
-
     fn stat(&self, path: &RelPath) -> io::Result<Stat> {
         let Ok((folder, name)) = self.parent(path) else {
             return Ok(stat_of(&sys::stat::fstat(&*self.folder(path)?)?));

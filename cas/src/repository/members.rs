@@ -75,9 +75,11 @@ impl Repository {
             let from = layout::blob_in(layout, &digest);
             // What may be absent and is cannot be listed, and neither can what rot took from an artifact
             // that is listed again: whoever brings it lists it.
-            let may_lack =
-                fills == Fills::Empty || matches!(node, Node::Blob(claim) if claim.may_be_absent());
-            if may_lack && !self.is_there(&from)? {
+            let may_be_absent = matches!(node, Node::Blob(claim) if claim.may_be_absent());
+            if (may_be_absent || fills == Fills::Empty) && !self.is_there(&from)? {
+                if !may_be_absent {
+                    tracing::warn!(%digest, repository = %self.name, "lost, and not listed again");
+                }
                 continue;
             }
             self.link(&digest, &from, &self.member(kind, &digest), fills, linking)?;
@@ -168,32 +170,25 @@ impl Repository {
     }
 
     /// Takes away what is listed here for the sake of one artifact and of nothing else, but for
-    /// the artifact itself. Returns the folders that are to be synced. The caller excludes others.
+    /// the artifact itself. The folders that are to be synced go to `changed`; the parts that another
+    /// artifact needs stay, and are returned. The caller excludes others.
     pub(crate) fn delist_parts(
         &self,
         artifact: &Digest,
         parts: &[Digest],
-    ) -> Result<BTreeSet<RelPath>, Error> {
-        let mut changed = self.delist_needless(artifact, parts)?;
-        changed.extend(self.forget_referrer(artifact)?);
-        Ok(changed)
-    }
-
-    fn delist_needless(
-        &self,
-        artifact: &Digest,
-        parts: &[Digest],
-    ) -> Result<BTreeSet<RelPath>, Error> {
-        let mut changed = BTreeSet::new();
+        changed: &mut Vec<RelPath>,
+    ) -> Result<Vec<Digest>, Error> {
         let needed = self.needed(Some(artifact))?;
-        for part in parts.iter().filter(|part| !needed.contains(*part)) {
+        let (kept, needless): (Vec<Digest>, Vec<Digest>) =
+            parts.iter().partition(|part| needed.contains(*part));
+        for part in needless {
             for kind in [MemberKind::Child, MemberKind::Blob] {
-                if self.unlink(&self.member(kind, part))? {
-                    changed.insert(self.folder(kind));
+                if self.unlink(&self.member(kind, &part))? {
+                    changed.push(self.folder(kind));
                 }
             }
         }
-        Ok(changed)
+        Ok(kept)
     }
 
     /// Everything that manifests listed here by themselves reach, but for one of them.
@@ -209,17 +204,11 @@ impl Repository {
         Ok(needed)
     }
 
-    /// Ends the listing of an artifact itself, once nothing leads to it any more, and of parts that
-    /// another one needed whose listing ended meanwhile. Returns the folders that are to be synced.
-    pub(crate) fn delist_root(
-        &self,
-        artifact: &Digest,
-        parts: &[Digest],
-    ) -> Result<BTreeSet<RelPath>, Error> {
+    /// Ends the listing of an artifact itself, once nothing leads to it any more. Returns the folder that
+    /// is to be synced.
+    pub(crate) fn delist_root(&self, artifact: &Digest) -> Result<Option<RelPath>, Error> {
         let gone = self.unlink(&self.member(MemberKind::Manifest, artifact))?;
-        let mut changed = self.delist_needless(artifact, parts)?;
-        changed.extend(gone.then(|| self.folder(MemberKind::Manifest)));
-        Ok(changed)
+        Ok(gone.then(|| self.folder(MemberKind::Manifest)))
     }
 
     /// Whether the artifact is listed here by itself.
@@ -235,7 +224,7 @@ impl Repository {
     /// Ends the entry of a manifest among the referrers of its subject. The manifest itself must
     /// still be listed: it says what its subject is. It is only read, not proved, because the
     /// caller excludes others already.
-    pub(super) fn forget_referrer(&self, digest: &Digest) -> Result<Option<RelPath>, Error> {
+    pub(crate) fn forget_referrer(&self, digest: &Digest) -> Result<Option<RelPath>, Error> {
         let subjects = match self.read_unproved(digest) {
             Some(manifest) => manifest.subject().map(|s| s.digest).into_iter().collect(),
             // It cannot be read: then it is looked for.

@@ -10,7 +10,7 @@ use crate::buffer::{Buffer, STEP};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::disk::{Create, File, RelPath, read_exact_at, write_all_at};
 use crate::draft::Taken;
-use crate::durable::{Unsynced, sync_folder_of};
+use crate::durable::Unsynced;
 use crate::error::Error;
 use crate::layout;
 use crate::linking::{Linking, Scraps};
@@ -119,6 +119,15 @@ impl Upload {
         matches!(self.state, State::Empty)
     }
 
+    /// Whether it cannot be gone on with: the disk failed, or there was no room. Drop it.
+    pub fn is_over(&self) -> bool {
+        match &self.state {
+            State::Open(open) => open.is_broken,
+            State::Ended => true,
+            State::Empty | State::Asleep(_) => false,
+        }
+    }
+
     /// Whether an earlier process left it, and it is to be woken.
     pub fn is_asleep(&self) -> bool {
         matches!(self.state, State::Asleep(_))
@@ -141,43 +150,45 @@ impl Upload {
         };
         let since = inner.barrier.n_failed();
         let (offset, hasher) = self.agreeing(&*file, marks)?.ok_or_else(not_found)?;
-        let (file, synced) = match inner.disk.reopen(&path, offset) {
-            // It was stopped on its way into the pool: those bytes have a second name, and are sealed.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                (self.copy(&*file, offset, &path)?, Ok(()))
-            }
-            other => {
-                let file = other.map_err(Error::disk("opening", &path))?;
-                // What was cut off must not come back.
-                let synced = file.sync();
-                (file, synced)
-            }
-        };
+        // After a sync that failed, what reads well may be in memory alone, and what was cut off could come
+        // back; and those bytes may have a second name by now, and be sealed.
+        let file = self.copy(&*file, offset, &hasher, &path)?;
         let records: Vec<u64> = marks.keys().copied().collect();
         let serial = records.last().map_or(0, |last| last.saturating_add(1));
-        let (noted, is_broken) = (offset, synced.is_err());
+        let (noted, is_broken) = (0, false);
         let open = Open { file, hasher, offset, noted, records, serial, is_broken, since };
         self.state = State::Open(Box::new(open));
-        synced.map_err(Error::disk("syncing", &path))
+        self.note()
     }
 
-    /// Puts a copy of the first `len` bytes in the place of what came, durably.
-    fn copy(&self, from: &dyn File, len: u64, path: &RelPath) -> Result<Box<dyn File>, Error> {
+    /// Puts a copy of the first `len` bytes in the place of what came. They are synced, and their name is not.
+    fn copy(
+        &self,
+        from: &dyn File,
+        len: u64,
+        expected: &Hasher,
+        path: &RelPath,
+    ) -> Result<Box<dyn File>, Error> {
         let disk = self.repository.disk();
         let scraps = Scraps::new(&self.repository.store);
         let spare = scraps.path("upload");
         let file =
             disk.create(&spare, Create::Buffered).map_err(Error::disk("creating", &spare))?;
-        let (mut at, mut buffer) = (0, vec![0; STEP]);
+        let (mut hasher, mut at, mut buffer) = (Hasher::new(self.algorithm), 0, vec![0; STEP]);
         while at < len {
             let most = usize::try_from(len - at).unwrap_or(STEP).min(STEP);
-            read_exact_at(from, &mut buffer[..most], at).map_err(Error::disk("reading", path))?;
+            let read = self.repository.stop.check();
+            let read = read.and_then(|()| read_exact_at(from, &mut buffer[..most], at));
+            read.map_err(Error::disk("reading", path))?;
+            hasher.update(&buffer[..most]);
             write_all_at(&*file, &buffer[..most], at).map_err(Error::disk("writing", &spare))?;
             at += most as u64;
         }
+        if hasher.finish() != expected.clone().finish() {
+            return Err(Error::NotFound { what: format!("the upload {}", self.id) });
+        }
         file.sync().map_err(Error::disk("syncing", &spare))?;
         disk.rename(&spare, path).map_err(Error::disk("renaming", &spare))?;
-        sync_folder_of(disk, path)?;
         Ok(file)
     }
 

@@ -228,11 +228,6 @@ impl Disk for Turned {
         self.disk.create(path, how)
     }
 
-    fn reopen(&self, path: &RelPath, len: u64) -> io::Result<Box<dyn File>> {
-        self.turns.pause(|| format!("reopen {path}"));
-        self.disk.reopen(path, len)
-    }
-
     fn stat(&self, path: &RelPath) -> io::Result<Stat> {
         self.turns.pause(|| format!("stat {path}"));
         self.disk.stat(path)

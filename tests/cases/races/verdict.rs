@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
+use cas::digest::Digest;
 use cas::disk::Kind;
 use cas::disk::sim::{Seen, SimDisk};
 use cas::layout;
@@ -76,6 +77,8 @@ pub(crate) fn judge_crash(plan: &Plan, events: &[Event], disk: &SimDisk) -> Verd
     for round in 0..3 {
         damaged.clear();
         if round == 2 {
+            let leases = store.end_leases(i128::MAX, false, &mut || {});
+            leases.map_err(|error| format!("ending leases: {error}"))?;
             store.gc(false, &mut || {}).map_err(|error| format!("gc: {error}"))?;
         }
         for key in (0..N_KEYS).filter(|key| there.held[*key]) {
@@ -95,7 +98,7 @@ pub(crate) fn judge_crash(plan: &Plan, events: &[Event], disk: &SimDisk) -> Verd
     }
     // A healing that was not acknowledged may have reached the layout and not yet `blobs/`.
     let is_half = events.iter().any(|event| event.answer == Answer::Unknown);
-    let half = Half { heals: plan.rots && is_half, puts: half_put(&events) };
+    let half = Half { heals: plan.rots && is_half, puts: half_put(plan, &events) };
     tidy(plan, &disk.snapshot(), &there, &damaged, &half)
 }
 
@@ -198,29 +201,33 @@ fn listed(store: &Store, there: &There) -> Verdict {
 struct Half {
     /// The rotten blob may be another file in a layout than in the store.
     heals: bool,
-    /// The blobs of these may be files of their own in their layouts, whether the store has them or not,
-    /// and a repository may list them without their artifact, as blobs whose manifest did not come.
+    /// The blobs of these may be files of their own in their layouts and where they are listed, whether
+    /// the store has them or not.
     puts: BTreeSet<Key>,
 }
 
-/// What was put, and not by anybody who was told so, unless somebody retired it then.
-fn half_put(events: &[Event]) -> BTreeSet<Key> {
-    let keys = |is_wanted: fn(&Event) -> Option<Key>| events.iter().filter_map(is_wanted);
-    let retired: BTreeSet<Key> = keys(|event| match event.what {
-        What::Op(Op::Retire(key)) => Some(key),
-        _ => None,
-    })
-    .collect();
-    let told: BTreeSet<Key> = keys(|event| match (&event.what, &event.answer) {
-        (What::Op(Op::Put(key, _)), Answer::Done) => Some(*key),
-        _ => None,
-    })
-    .collect();
-    let cut = keys(|event| match (&event.what, &event.answer) {
-        (What::Op(Op::Put(key, _)), Answer::Unknown) => Some(*key),
-        _ => None,
-    });
-    cut.filter(|key| !told.contains(key) || retired.contains(key)).collect()
+/// What was put by nobody who was told so, and was not there before; unless it was retired after that.
+fn half_put(plan: &Plan, events: &[Event]) -> BTreeSet<Key> {
+    let puts = |answer: Answer| {
+        events.iter().filter(move |event| event.answer == answer).filter_map(|event| {
+            match event.what {
+                What::Op(Op::Put(key, _)) => Some((key, event.begun)),
+                _ => None,
+            }
+        })
+    };
+    let is_retired_since = |key: Key, begun: u64| {
+        events.iter().any(|event| {
+            event.what == What::Op(Op::Retire(key))
+                && matches!(event.answer, Answer::Done | Answer::Unknown)
+                && event.ended >= begun
+        })
+    };
+    let held = plan.held.iter().map(|(key, _)| (*key, 0));
+    let told =
+        held.chain(puts(Answer::Done)).filter(|(key, begun)| !is_retired_since(*key, *begun));
+    let told: BTreeSet<Key> = told.map(|(key, _)| key).collect();
+    puts(Answer::Unknown).map(|(key, _)| key).filter(|key| !told.contains(key)).collect()
 }
 
 /// After a gc: what is held is whole, each blob is one file with a name for each who holds it, and
@@ -266,25 +273,25 @@ fn tidy(plan: &Plan, seen: &Snapshot, there: &There, damaged: &[Key], half: &Hal
             expected.extend([file, name]);
         }
     }
-    let half_put =
+    let is_half =
         |name: &str| half.puts.iter().any(|key| keys()[*key].artifact.blobs().contains_key(name));
     // Repositories hold what they list, and list nothing that no artifact needs.
     for (path, entry) in seen.iter().filter(|(path, _)| path.contains("/_members/")) {
         let file = path.rsplit('/').next().unwrap_or_default();
         let Some(digest) = layout::digest_of_file(file) else { continue };
         let name = layout::blob_file(&digest);
+        let rots = plan.rots && name == rotten;
+        if !rots && Digest::compute(digest.algorithm(), &entry.bytes) != digest {
+            return Err(format!("{path} has other bytes than its name says"));
+        }
         if seen.get(&name).is_some_and(|blob| blob.inode == entry.inode) {
             match holders.get_mut(&name) {
                 Some(n) => *n += 1,
                 // Rotten bytes are held by what lists them until somebody reads them there.
-                None if name == rotten && plan.rots => drop(expected.insert(name)),
-                None if half_put(&name) => {
-                    holders.insert(name.clone(), 2);
-                    expected.insert(name);
-                }
+                None if rots => drop(expected.insert(name)),
                 None => return Err(format!("{path} is listed and nobody needs it")),
             }
-        } else if !(name == rotten && plan.rots || half_put(&name)) {
+        } else if !(rots || is_half(&name)) {
             return Err(format!("{path} is another file than {name}"));
         }
     }

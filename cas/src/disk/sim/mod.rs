@@ -198,19 +198,6 @@ impl Disk for SimDisk {
         Ok(self.opened(&mut state, inode, true))
     }
 
-    fn reopen(&self, path: &RelPath, len: u64) -> io::Result<Box<dyn File>> {
-        let mut state = self.state();
-        state.call("reopen", || format!("{path} {len}"), false)?;
-        let inode = state.find(path)?;
-        let found = state.inode(inode);
-        if found.kind() != Kind::File || found.n_links != 1 {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let len = usize::try_from(len).map_err(|_| io::Error::from(Errno::EFBIG))?;
-        state.with_data_mut(inode, |data| data.cut(len))?;
-        Ok(self.opened(&mut state, inode, true))
-    }
-
     fn stat(&self, path: &RelPath) -> io::Result<Stat> {
         let mut state = self.state();
         state.call("stat", || path.to_string(), false)?;

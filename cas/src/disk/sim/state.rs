@@ -91,14 +91,6 @@ impl Data {
         self.pending.push(write);
     }
 
-    /// Cuts off what is behind the first `len` bytes. Until a sync the medium may show it again.
-    pub(super) fn cut(&mut self, len: usize) {
-        if len < self.now.len() {
-            Arc::make_mut(&mut self.now).truncate(len);
-            self.pending.push(Write { offset: len, bytes: Arc::new([]) });
-        }
-    }
-
     /// A sync that succeeds.
     pub(super) fn settle(&mut self) {
         self.durable = self.flushed();

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
     let (target, id, upload) = hold(ask).await?;
     in_order(ask, &target, &id, upload.offset())?;
-    let upload = append(ask, upload, cas::Upload::append).await?;
+    let upload = append(ask, &target, &id, upload, cas::Upload::append).await?;
     // It may have been cancelled meanwhile; if not, it was used just now, however long that took.
     find(ask, &id, &target)?;
     so_far(status::ACCEPTED, &target, &id, upload.offset())
@@ -61,17 +61,19 @@ async fn wake(
     mut upload: OwnedMutexGuard<Upload>,
 ) -> Result<OwnedMutexGuard<Upload>, Fault> {
     let wake = move || {
-        let woken = upload.wake();
-        Ok(woken.map(|()| upload)?)
+        let woken = upload.wake().map_err(Fault::from);
+        Ok((upload, woken))
     };
-    let woken = job(ask, bridge::Kind::Hashing, wake).await;
-    woken.map_err(|fault| {
-        if fault.code == Code::NotFound {
-            drop(ask.app.uploads.end(id, &ask.caller.peer.owner(), target));
-            return Fault::new(Kind::UploadUnknown, fault.message);
-        }
-        fault
-    })
+    let (upload, woken) = job(ask, bridge::Kind::Hashing, wake).await?;
+    let Err(fault) = woken else { return Ok(upload) };
+    let is_unknown = fault.code == Code::NotFound;
+    if is_unknown || upload.is_over() {
+        drop(ask.app.uploads.end(id, &ask.caller.peer.owner(), target));
+    }
+    match is_unknown {
+        true => Err(Fault::new(Kind::UploadUnknown, fault.message)),
+        false => Err(fault),
+    }
 }
 
 /// An upload of the peer's; that it was looked for counts as use of it.
@@ -100,15 +102,21 @@ pub(super) fn in_order(ask: &Ask, target: &Target, id: &str, offset: u64) -> Res
     }
 }
 
-/// Adds the body to an upload, in this way, and gives it back.
+/// Adds the body to an upload, in this way, and gives it back. One that cannot be gone on with is ended.
 pub(super) async fn append(
     ask: &mut Ask,
+    target: &Target,
+    id: &str,
     mut upload: OwnedMutexGuard<Upload>,
     append: fn(&mut Upload, Source<'_>) -> Result<u64, cas::Error>,
 ) -> Result<OwnedMutexGuard<Upload>, Fault> {
-    bring(ask, move |source, _| {
-        append(&mut upload, source)?;
-        Ok(upload)
-    })
-    .await
+    let append = move |source: Source<'_>, _| {
+        let added = append(&mut upload, source).map_err(Fault::from);
+        Ok((upload, added))
+    };
+    let (upload, added) = bring(ask, append).await?;
+    if added.is_err() && upload.is_over() {
+        drop(ask.app.uploads.end(id, &ask.caller.peer.owner(), target));
+    }
+    added.map(|_| upload)
 }

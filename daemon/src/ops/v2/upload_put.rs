@@ -30,7 +30,7 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
         false => {
             let upload = match ask.body.size_hint().exact() {
                 Some(0) => upload,
-                _ => append(ask, upload, Upload::append_last).await?,
+                _ => append(ask, &target, &id, upload, Upload::append_last).await?,
             };
             drop(ask.app.uploads.end(&id, &ask.caller.peer.owner(), &target)?);
             commit(ask, upload, digest).await
