@@ -234,6 +234,25 @@ fn uploads_in_pieces() {
 }
 
 /// A daemon with an upload of which `part` came, and where that upload is.
+/// What cannot be gone on with answers for nothing that came, and keeps no room.
+#[test]
+fn an_upload_that_is_refused_room_is_over() {
+    let daemon = tests::v2::daemon("[store]\nquota = \"1 MiB\"\n");
+    let steps = [
+        vec![
+            post(BEGIN),
+            patch("{loc}", noise("fits", 500_000)).eq("range", "0-499999"),
+            patch("{loc}", noise("does not fit", 2_000_000)).fails(507, "DENIED"),
+        ],
+        gone(),
+    ];
+    for door in tests::v2::Door::of(&daemon) {
+        door.run(&[case("more than the quota", steps.concat())]);
+    }
+    let uploads = daemon.store().join("uploads");
+    assert_eq!(std::fs::read_dir(uploads).unwrap().count(), 0);
+}
+
 fn begun(daemon: &tests::Daemon, part: &[u8]) -> String {
     let door = &tests::v2::Door::of(daemon)[0];
     let place = door.ask(&post("/v2/w/r/blobs/uploads/"));
