@@ -77,6 +77,13 @@ impl Place<'_> {
             let guard = lock();
             still().map(|()| guard)
         };
+        if bad.what == DamageKind::Missing {
+            // The place may have been retired and put again since.
+            let _excluded = exclude()?;
+            if let Ok(file) = self.look()? {
+                return Ok(Ok(Good { file, healed: false }));
+            }
+        }
         let digest = self.digest;
         if quarantine::knows(self.disk(), &Subject::Blob(digest)) && self.heal(&bad, &exclude)? {
             tracing::warn!(%digest, place = %self.path, "a damaged blob was healed from the store's good copy");

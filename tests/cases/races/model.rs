@@ -224,6 +224,11 @@ fn the_model_accepts_what_can_be_and_nothing_else() {
     let (with_first, with_second) = (look(only_0, [Some(0), None]), look(only_0, [None, Some(0)]));
     let last = (4, 5);
     type Told<'a> = Vec<(&'a What, Answer, (u64, u64))>;
+    // By two names, and retired.
+    let twice = |retired: Answer, left| {
+        let puts = vec![(&put, Done, first), (&put_too, Done, then)];
+        [puts, vec![(&retire, retired, last), (left, Done, end)]].concat()
+    };
     // Whether the shared layer is rotten, held by key 0; what was answered; whether it can be.
     let cases: Vec<(bool, Told<'_>, bool)> = vec![
         (false, vec![(&put, Done, first), (&there, Done, end)], true),
@@ -240,36 +245,9 @@ fn the_model_accepts_what_can_be_and_nothing_else() {
         (false, vec![(&put, Done, first), (&retire, NotFound, then), (&there, Done, end)], false),
         (false, vec![(&put, Done, first), (&retire, Done, then), (&retire, Done, then)], false),
         (false, vec![(&put, Done, first), (&retire, Done, then), (&retire, NotFound, then)], true),
-        (
-            false,
-            vec![
-                (&put, Done, first),
-                (&put_too, Done, then),
-                (&retire, Unknown, last),
-                (&with_first, Done, end),
-            ],
-            true,
-        ),
-        (
-            false,
-            vec![
-                (&put, Done, first),
-                (&put_too, Done, then),
-                (&retire, Unknown, last),
-                (&with_second, Done, end),
-            ],
-            true,
-        ),
-        (
-            false,
-            vec![
-                (&put, Done, first),
-                (&put_too, Done, then),
-                (&retire, Done, last),
-                (&with_first, Done, end),
-            ],
-            false,
-        ),
+        (false, twice(Unknown, &with_first), true),
+        (false, twice(Unknown, &with_second), true),
+        (false, twice(Done, &with_first), false),
         (false, vec![(&put, Done, first), (&put_too, Done, then), (&with_first, Done, end)], false),
         (false, vec![(&put, Done, first), (&resolve, Led(Some(0)), then)], true),
         (false, vec![(&put, Done, first), (&resolve, Led(None), then)], false),
