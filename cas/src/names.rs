@@ -30,6 +30,13 @@ pub(crate) struct Pending {
     folder: RelPath,
 }
 
+impl Pending {
+    /// The folder of its place, which is to be synced when it has moved there.
+    pub(crate) fn folder(&self) -> &RelPath {
+        &self.folder
+    }
+}
+
 /// Writes what `name` is to lead to at `path` and makes the folders that it will stand in.
 pub(crate) fn prepare(
     disk: &dyn Disk,
@@ -43,13 +50,6 @@ pub(crate) fn prepare(
     let folder = layout::tags(workspace, name.repository());
     make_dirs(disk, &folder, 0o700)?;
     Ok(Pending { name: name.clone(), from: path, folder })
-}
-
-impl Pending {
-    /// The folder of its place, which is to be synced when it has moved there.
-    pub(crate) fn folder(&self) -> &RelPath {
-        &self.folder
-    }
 }
 
 /// Moves a prepared tag to its place. The caller excludes others from the repository.

@@ -138,7 +138,7 @@ impl Upload {
     ///
     /// # Errors
     /// [`Error::NotFound`] when its bytes are not what was written down, [`Error::Stopped`],
-    /// [`Error::Disk`].
+    /// [`Error::Full`] when there is no room for a copy just now, [`Error::Disk`].
     pub fn wake(&mut self) -> Result<(), Error> {
         let State::Asleep(marks) = &self.state else { return Ok(()) };
         let inner = self.repository.inner();
@@ -152,6 +152,7 @@ impl Upload {
         let (offset, hasher) = self.agreeing(&*file, marks)?.ok_or_else(not_found)?;
         // After a sync that failed, what reads well may be in memory alone, and what was cut off could come
         // back; and those bytes may have a second name by now, and be sealed.
+        inner.has_room(offset)?;
         let file = self.copy(&*file, offset, &hasher, &path)?;
         let records: Vec<u64> = marks.keys().copied().collect();
         let serial = records.last().map_or(0, |last| last.saturating_add(1));
