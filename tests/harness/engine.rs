@@ -15,10 +15,14 @@ use crate::{run, scratch, wait_at_most};
 /// How long it may take to begin and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What older engines leave among the machine's configuration.
+const KEY: &str = "/etc/docker/key.json";
+
 /// Its files are the test's own, and it makes no network: a registry of the test is at a loopback address.
 /// An empty `/run/docker` stays behind.
 pub struct Engine {
     child: Child,
+    makes_key: bool,
     folder: tempfile::TempDir,
 }
 
@@ -50,18 +54,13 @@ impl Engine {
         }
         std::fs::write(at("daemon.json"), "{}").unwrap();
         command.arg("--config-file").arg(at("daemon.json"));
-        // Older engines write a key among the machine's configuration.
-        let mut keyed = Command::new(&program);
-        keyed.arg("--deprecated-key-path").arg(at("key.json"));
-        if run(keyed.arg("--version")).code == Some(0) {
-            command.arg("--deprecated-key-path").arg(at("key.json"));
-        }
         command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
         command.arg("--ip-forward=false");
         command.args(["--storage-driver=vfs", "--host", &host(folder.path())]);
         let log = std::fs::File::create(at("log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let mut engine = Engine { child: command.spawn().unwrap(), folder };
+        let makes_key = !Path::new(KEY).exists();
+        let mut engine = Engine { child: command.spawn().unwrap(), makes_key, folder };
 
         let mut has_ended = false;
         wait_at_most(PATIENCE, "dockerd listens", || {
@@ -109,17 +108,20 @@ fn host(folder: &Path) -> String {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if !matches!(self.child.try_wait(), Ok(None)) {
-            return;
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+            // It ends its containerd as well, if it is asked and not killed.
+            let _ = kill(pid, Signal::SIGTERM);
         }
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        // It ends its containerd as well, if it is asked and not killed.
-        let _ = kill(pid, Signal::SIGTERM);
         let last = Instant::now() + PATIENCE;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < last {
             std::thread::sleep(Duration::from_millis(20));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if self.makes_key {
+            let _ = std::fs::remove_file(KEY);
+            let _ = Path::new(KEY).parent().map(std::fs::remove_dir);
+        }
     }
 }
