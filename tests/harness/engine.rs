@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use crate::layout::noise;
 use crate::peers::{need, need_root, peer, skip};
-use crate::{run, scratch, wait_at_most};
+use crate::{Run, run, scratch, wait_at_most};
 
 /// How long it may take to begin and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -96,6 +96,11 @@ impl Engine {
         }
         docker
     }
+}
+
+/// The digest that the client says it pushed.
+pub fn pushed(told: &Run) -> Option<&str> {
+    told.text().split_once("digest: ")?.1.split(' ').next()
 }
 
 fn socket(folder: &Path) -> PathBuf {

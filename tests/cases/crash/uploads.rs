@@ -102,15 +102,23 @@ fn end_there(disk: &SimDisk, bytes: &[u8], place: &str) -> bool {
     if upload.wake().is_err() {
         return false;
     }
+    end(&mut upload, disk, bytes, place);
+    true
+}
+
+/// Makes a blob of what came of all these bytes, and one that lasts.
+fn end(upload: &mut Upload, disk: &SimDisk, bytes: &[u8], place: &str) {
     let came = &bytes[..usize::try_from(upload.offset()).unwrap()];
     let digest = Digest::of(came);
     upload.commit(&digest).unwrap_or_else(|error| panic!("{place}: {error}"));
     for seed in 0..8 {
         let after = open(&disk.crash(seed)).unwrap();
         let blob = here(&after).blob(&digest).and_then(|blob| blob.bytes());
-        assert!(blob.is_ok_and(|blob| blob == came), "{place}: the blob that ended there was lost");
+        assert!(
+            blob.is_ok_and(|blob| blob == came),
+            "{place}, seed {seed}: the blob that ended there was lost"
+        );
     }
-    true
 }
 
 /// Goes on where another process was stopped.
@@ -225,20 +233,11 @@ fn what_a_failed_start_or_waking_lost_is_not_believed() {
             let disk = disk.fork();
             let store = open(&disk).unwrap();
             let woken = left(&store).and_then(|mut upload| upload.wake().is_ok().then_some(upload));
+            let place = format!("killed at {call}, failed at {n}");
             match woken {
-                None => assert!(!is_acknowledged, "killed at {call}, failed at {n}: it is gone"),
+                None => assert!(!is_acknowledged, "{place}: it is gone"),
                 Some(mut upload) => {
-                    let came = &bytes[..usize::try_from(upload.offset()).unwrap()];
-                    let digest = Digest::of(came);
-                    upload.commit(&digest).unwrap();
-                    for seed in 0..8 {
-                        let after = open(&disk.crash(seed)).unwrap();
-                        let blob = here(&after).blob(&digest).and_then(|blob| blob.bytes());
-                        assert!(
-                            blob.is_ok_and(|blob| blob == came),
-                            "killed at {call}, failed at {n}, seed {seed}"
-                        );
-                    }
+                    end(&mut upload, &disk, &bytes, &place);
                     n_good += 1;
                 }
             }

@@ -1,7 +1,7 @@
 //! docker and buildx in a command: the engine makes the connection, and has to be in the network
 //! namespace of the command.
 
-use tests::engine::Engine;
+use tests::engine::{Engine, pushed};
 use tests::peers::need;
 use tests::run;
 
@@ -23,8 +23,7 @@ fn docker_builds_pushes_and_pulls() {
             engine.context()
         ))
         .ok();
-    let reported = ran.text().split("digest: ").nth(1).and_then(|rest| rest.split(' ').next());
-    assert_eq!(reported, Some(bench.stored("app", "1").as_str()), "{}", ran.told());
+    assert_eq!(pushed(&ran), Some(bench.stored("app", "1").as_str()), "{}", ran.told());
     // The id of what came back is the digest of the config that was pushed.
     let manifest = bench.ask(&tests::v2::get(format!("/v2/{WORKSPACE}/app/manifests/1"))).json();
     assert_eq!(manifest["config"]["digest"], *ran.lines().last().unwrap(), "{}", ran.told());

@@ -197,8 +197,10 @@ impl Model {
             }
             _ => false,
         };
+        if !legal {
+            return Vec::new();
+        }
         others.push(next);
-        others.retain(|_| legal);
         others
     }
 }
