@@ -1,6 +1,6 @@
 //! What the disk takes of the same pushes from a program that does nothing else: the same files and
-//! names, synced as often, but no connection, no hashing, no index, and no look at what is there already.
-//! A target far beyond that is beyond this disk, for whoever keeps such files.
+//! names, each push synced where its files are, but no connection, no hashing, no index, no log, and no look
+//! at what is there already. What is beyond that is beyond this disk for whoever has no log.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};

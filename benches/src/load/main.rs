@@ -129,8 +129,9 @@ fn run(args: &Args) -> Result<bool> {
          olareg, distribution and crane do neither. The driver, which checks every answer, runs on \
          the same cores. What is pulled was pulled once before. A body is hashed by the driver; a \
          descriptor is of a file that Bonded has just hashed, and the driver compares it with what \
-         was pushed. The disk alone is a program that makes and syncs the files of a push as Bonded \
-         does, by as many threads, and nothing else: no connection, no hashing.\n"
+         was pushed. The disk alone is a program that makes the files of a push as Bonded does, by as \
+         many threads, and nothing else: no connection, no hashing, and no log; it syncs each push \
+         where its files are.\n"
     );
     let (programs, goods) = (Programs::find(), Arc::new(Goods::new()?));
     let setting = Setting {
