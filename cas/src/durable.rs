@@ -3,32 +3,38 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::{Disk, N_SYNCS, RelPath};
 use crate::error::Error;
+use crate::store::lock;
 
-/// The numbers that somebody can wait for at once: those under way, and the one to come.
-const N_AWAITED: usize = N_SYNCS + 1;
-
-/// Lets many small puts share one `syncfs`.
-#[derive(Default)]
-pub(crate) struct Barrier {
+/// Work that is done once for all who wait for it: who asks waits for a turn that begins after he asked.
+pub(crate) struct Turns {
     state: Mutex<State>,
-    /// Who waits for a sync waits at its number, so that its end wakes nobody else.
-    ended: [Condvar; N_AWAITED],
+    /// How many may be under way at once.
+    most: usize,
+    /// Who waits for a turn waits at its number, so that its end wakes nobody else: one for each that can be
+    /// waited for at once, those under way and the one to come.
+    ended: Vec<Condvar>,
 }
 
 #[derive(Default)]
 struct State {
     n_begun: u64,
-    /// Numbers of the syncs that are under way.
+    /// Numbers of the turns that are under way.
     running: Vec<u64>,
-    /// Numbers of the syncs that failed. Whoever waited for one of them must not believe a later
+    /// Numbers of the turns that failed. Whoever waited for one of them must not believe a later
     /// one: after a failed sync the kernel has dropped what it could not write.
     failed: BTreeSet<u64>,
+}
+
+/// Lets many small puts share one `syncfs`.
+pub(crate) struct Barrier {
+    syncs: Turns,
     /// How many syncs of one file or folder failed.
-    n_failed_alone: u64,
+    n_failed_alone: AtomicU64,
 }
 
 /// What one operation wrote and wants to be durable.
@@ -61,6 +67,12 @@ pub(crate) fn settle_way(disk: &dyn Disk, folder: &RelPath) -> Result<(), Error>
     Ok(())
 }
 
+impl Default for Barrier {
+    fn default() -> Barrier {
+        Barrier { syncs: Turns::new(N_SYNCS), n_failed_alone: AtomicU64::new(0) }
+    }
+}
+
 impl Barrier {
     /// Returns once everything in `unsynced` is durable.
     ///
@@ -71,8 +83,8 @@ impl Barrier {
         if disk.is_crowded() {
             return self.settle_alone(disk, unsynced);
         }
-        self.wait(disk).map_err(Error::disk("syncing", &RelPath::root()))?;
-        self.none_failed(unsynced)
+        self.sync_all(disk).map_err(Error::disk("syncing", &RelPath::root()))?;
+        self.none_failed(unsynced.since)
     }
 
     /// The same by a sync of each. For one file and one folder that is cheaper than a sync of everything,
@@ -86,21 +98,33 @@ impl Barrier {
         for folder in &unsynced.folders {
             self.counted(settle_way(disk, folder))?;
         }
-        self.none_failed(unsynced)
+        self.none_failed(unsynced.since)
     }
 
-    fn counted<T, E>(&self, synced: Result<T, E>) -> Result<T, E> {
+    /// Waits for a sync of everything that began after this call.
+    pub(crate) fn sync_all(&self, disk: &dyn Disk) -> io::Result<()> {
+        self.syncs.wait(|| disk.sync_all())
+    }
+
+    /// How many syncs have failed, those that are under way now among them.
+    pub(crate) fn n_failed_soon(&self) -> u64 {
+        self.syncs.wait_for_running();
+        self.n_failed()
+    }
+
+    /// The same result, after it was counted if it is the failure of a sync.
+    pub(crate) fn counted<T, E>(&self, synced: Result<T, E>) -> Result<T, E> {
         if synced.is_err() {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.n_failed_alone += 1;
+            self.n_failed_alone.fetch_add(1, Ordering::SeqCst);
         }
         synced
     }
 
-    fn none_failed(&self, unsynced: &Unsynced) -> Result<(), Error> {
-        // A sync that failed may have dropped the bytes of all who had written and not synced yet;
-        // the kernel told only the one who asked, and ours succeeds without them.
-        match self.n_failed() == unsynced.since {
+    /// Refuses to call durable what was written before a sync failed, of whomever: it may have dropped the
+    /// bytes of all who had written and not synced yet; the kernel told only the one who asked, and ours
+    /// succeeds without them.
+    pub(crate) fn none_failed(&self, since: u64) -> Result<(), Error> {
+        match self.n_failed() == since {
             true => Ok(()),
             false => Err(Error::disk("syncing", &RelPath::root())(io::Error::other(
                 "a sync failed while this was being written",
@@ -110,17 +134,47 @@ impl Barrier {
 
     /// How many syncs have failed.
     pub(crate) fn n_failed(&self) -> u64 {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.failed.len() as u64 + state.n_failed_alone
+        self.syncs.n_failed() + self.n_failed_alone.load(Ordering::SeqCst)
+    }
+}
+
+impl Turns {
+    pub(crate) fn new(most: usize) -> Turns {
+        let ended = (0..=most).map(|_| Condvar::new()).collect();
+        Turns { state: Mutex::default(), most, ended }
     }
 
-    /// Waits for a sync that began after this call.
-    fn wait(&self, disk: &dyn Disk) -> io::Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine = state.n_begun + 1;
+    fn n_failed(&self) -> u64 {
+        lock(&self.state).failed.len() as u64
+    }
+
+    /// Waits for a turn that began after this call, and for all that began before that one: what of them
+    /// failed is counted when this returns.
+    pub(crate) fn wait(&self, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let mine = lock(&self.state).n_begun + 1;
+        let worked = self.wait_for(mine, work);
+        self.wait_for_those_before(mine);
+        worked
+    }
+
+    /// Waits for all that are under way now.
+    fn wait_for_running(&self) {
+        let next = lock(&self.state).n_begun + 1;
+        self.wait_for_those_before(next);
+    }
+
+    fn wait_for_those_before(&self, number: u64) {
+        let mut state = lock(&self.state);
+        while let Some(older) = state.running.iter().copied().find(|running| *running < number) {
+            state = self.at(older).wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn wait_for(&self, mine: u64, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let mut state = lock(&self.state);
         while state.n_begun < mine || state.running.contains(&mine) {
-            if state.n_begun < mine && state.running.len() < N_SYNCS {
-                return self.sync(state, disk);
+            if state.n_begun < mine && state.running.len() < self.most {
+                return self.begin(state, work);
             }
             state = self.at(mine).wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -130,16 +184,20 @@ impl Barrier {
         }
     }
 
-    /// Syncs, for all who wait for this number, and keeps the system's own words for what went wrong.
-    fn sync(&self, mut state: MutexGuard<'_, State>, disk: &dyn Disk) -> io::Result<()> {
+    /// Works, for all who wait for this number, and keeps the system's own words for what went wrong.
+    fn begin(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        work: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
         state.n_begun += 1;
         let number = state.n_begun;
         state.running.push(number);
         drop(state);
-        let synced = disk.sync_all();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let worked = work();
+        let mut state = lock(&self.state);
         state.running.retain(|running| *running != number);
-        if synced.is_err() {
+        if worked.is_err() {
             state.failed.insert(number);
         }
         let next = state.n_begun + 1;
@@ -147,11 +205,11 @@ impl Barrier {
         self.at(number).notify_all();
         // Of those who wait for the next one, one is to begin it.
         self.at(next).notify_one();
-        synced
+        worked
     }
 
     fn at(&self, number: u64) -> &Condvar {
-        let place = usize::try_from(number % N_AWAITED as u64).unwrap_or(0);
+        let place = usize::try_from(number % self.ended.len() as u64).unwrap_or(0);
         &self.ended[place]
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct Expected {
 }
 
 /// What a blob turned out to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Proved {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
@@ -45,6 +45,8 @@ pub(crate) struct Proved {
     pub(crate) kept: bool,
     /// The new file's bytes were synced already.
     pub(crate) synced: bool,
+    /// All of its bytes, if it is as small as that.
+    pub(crate) bytes: Option<Vec<u8>>,
 }
 
 /// Told of the store's file that turned out to be rotten.
@@ -59,6 +61,8 @@ pub(crate) struct Intake<'a> {
     pub(crate) path: &'a RelPath,
     /// The store's copy, held by a link at `path`, to compare with.
     pub(crate) existing: Option<Box<dyn File>>,
+    /// Up to how many bytes they are wanted in memory as well.
+    pub(crate) wanted_upto: u64,
     /// From how many bytes on threads take part.
     pub(crate) pipeline_from: u64,
     /// Counts the bytes that went through.
@@ -128,7 +132,7 @@ impl Intake<'_> {
         let mut hasher = Hasher::new(expected.algorithm);
         // Room is taken as the bytes come.
         let mut lane = Lane::new(self, is_direct.then_some(0))?;
-        let mut at: u64 = 0;
+        let (mut at, mut wanted) = (0_u64, (self.wanted_upto > 0).then(Vec::new));
         loop {
             let filled = reading.fill(buffer.space())?;
             buffer.set_filled(filled);
@@ -137,6 +141,10 @@ impl Intake<'_> {
             hasher.update(buffer.bytes());
             lane.take(buffer.bytes(), at)?;
             at += filled as u64;
+            wanted = wanted.filter(|_| at <= self.wanted_upto);
+            if let Some(bytes) = &mut wanted {
+                bytes.extend_from_slice(buffer.bytes());
+            }
             self.progress.fetch_add(filled as u64, Ordering::Relaxed);
             if !buffer.is_full() {
                 break;
@@ -145,7 +153,8 @@ impl Intake<'_> {
         let digest = finish(expected, hasher, at)?;
         lane.finish(at)?;
         let kept = lane.existing.is_some();
-        Ok((Proved { digest, size: at, kept, synced: false }, lane.rewritten))
+        let proved = Proved { digest, size: at, kept, synced: false, bytes: wanted };
+        Ok((proved, lane.rewritten))
     }
 
     /// Large blobs: reading, hashing and writing (or comparing) go on at the same time. Two
@@ -255,7 +264,7 @@ impl Intake<'_> {
                     synced = true;
                 }
             }
-            Ok((Proved { digest, size: at, kept, synced }, rewritten))
+            Ok((Proved { digest, size: at, kept, synced, bytes: None }, rewritten))
         })
     }
 
@@ -297,7 +306,7 @@ impl Intake<'_> {
             return Err(Refusal::WrongSize { digest, claimed: size, actual }.into());
         }
         file.sync().map_err(Error::disk("syncing", self.path))?;
-        Ok(Proved { digest, size, kept: false, synced: true })
+        Ok(Proved { digest, size, kept: false, synced: true, bytes: None })
     }
 
     /// A file that was partly made from the store's rotten copy is proved by reading it again.

@@ -116,7 +116,7 @@ impl Store {
         // Tags that others moved from it or ended, and did not sync yet, go before it as well.
         unsynced.folders.extend(inner.unsettled.of(workspace));
         if !touched.is_empty() || !unsynced.folders.is_empty() {
-            inner.settle(&unsynced)?;
+            inner.settle_ended(&unsynced)?;
             unsynced.folders.clear();
         }
         for folder in &tags {
@@ -141,7 +141,7 @@ impl Store {
         }
         unsynced.folders.push(RelPath::new(layout::STAGING));
         unsynced.folders.extend(sealed.path().split().map(|(folder, _)| folder));
-        inner.settle(&unsynced)?;
+        inner.settle_ended(&unsynced)?;
         inner.take_usage(workspace, size);
 
         // The hold has ended. What follows is tidying: what of it fails, the next start does.

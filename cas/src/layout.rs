@@ -30,6 +30,8 @@ pub const ABSENT: &str = "absent";
 pub const UPLOADS: &str = "uploads";
 /// The folder of marks: artifacts that were pushed, and that nobody put.
 pub const PUSHED: &str = "pushed";
+/// The folder of the write-ahead log.
+pub const WAL: &str = "wal";
 /// The folder of the derived index.
 pub const INDEX: &str = "index";
 /// The file that says which store this is, and of which format.
@@ -122,6 +124,11 @@ pub fn tags(workspace: &Workspace, name: &RepositoryName) -> RelPath {
 /// `names/<workspace>/<repository>/_members/<kind>`
 pub fn members(workspace: &Workspace, name: &RepositoryName, kind: MemberKind) -> RelPath {
     repository(workspace, name).join(MEMBERS).join(kind.folder())
+}
+
+/// `wal/<number>`
+pub fn segment(number: usize) -> RelPath {
+    RelPath::new(WAL).join(number)
 }
 
 /// `names/<workspace>/<repository>/_referrers`

@@ -120,7 +120,7 @@ impl Repository {
             return Ok(());
         }
         unsynced.folders.dedup();
-        inner.settle(&unsynced)
+        inner.settle_ended(&unsynced)
     }
 
     /// Ends one lease, unless somebody needs it or has begun it anew meanwhile.

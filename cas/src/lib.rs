@@ -37,6 +37,7 @@ mod source;
 mod stop;
 mod store;
 mod unsettled;
+mod wal;
 pub mod workspace;
 
 pub use buffer::Buffer;

@@ -43,6 +43,8 @@ pub(crate) struct Linking<'a> {
     pub(crate) inner: &'a Inner,
     pub(crate) pool: Pool,
     pub(crate) scraps: &'a Scraps,
+    /// What gets its names is in the log for them.
+    pub(crate) is_logged: bool,
 }
 
 impl Scraps {
@@ -63,6 +65,11 @@ impl Scraps {
             path.clone_from(to);
         }
     }
+
+    /// One of them is not there any more.
+    pub(crate) fn gone(&self, path: &RelPath) {
+        lock(&self.paths).retain(|left| left != path);
+    }
 }
 
 impl Drop for Scraps {
@@ -73,13 +80,44 @@ impl Drop for Scraps {
     }
 }
 
-impl Linking<'_> {
+impl<'a> Linking<'a> {
+    pub(crate) fn new(inner: &'a Inner, pool: Pool, scraps: &'a Scraps) -> Linking<'a> {
+        Linking { inner, pool, scraps, is_logged: false }
+    }
+
     fn disk(&self) -> &dyn Disk {
         &*self.inner.disk
     }
 
     /// Links the store's copy to `path`, so that nobody collects it while it is compared.
     pub(crate) fn hold(
+        &self,
+        digest: &Digest,
+        path: &RelPath,
+    ) -> Result<(Option<Box<dyn File>>, Stands), Error> {
+        for _ in 0..N_TRIES {
+            let (existing, stands) = self.hold_once(digest, path)?;
+            if existing.is_none() {
+                return Ok((existing, stands));
+            }
+            if !self.inner.rest_on(digest, path)? {
+                self.inner.empty_log()?;
+            }
+            if self.is_ours(digest, path) {
+                return Ok((existing, stands));
+            }
+            self.disk().unlink(path).map_err(Error::disk("removing", path))?;
+        }
+        Err(Error::disk("linking", path)(io::Error::other("syncs fail again and again")))
+    }
+
+    /// Whether a link to the store's own copy still is one: after a failed sync it is written anew.
+    fn is_ours(&self, digest: &Digest, path: &RelPath) -> bool {
+        let inode = |path: &RelPath| self.disk().stat(path).ok().map(|stat| stat.inode);
+        inode(path) == inode(&self.pool.blob(digest))
+    }
+
+    fn hold_once(
         &self,
         digest: &Digest,
         path: &RelPath,
@@ -140,6 +178,13 @@ impl Linking<'_> {
             // If it is as good, that one it is, so that the bytes are there once. Nobody waits
             // for us while we look.
             if is_same(disk, own, &theirs)? {
+                // Others may wait for us here: that the log is emptied is left to who asks again.
+                if !self.is_logged && !self.inner.rest_on(digest, &theirs)? {
+                    return Err(Error::disk("linking", &blob)(io::Error::other("a sync failed")));
+                }
+                if !self.is_logged && !self.is_ours(digest, &theirs) {
+                    continue;
+                }
                 disk.rename(&theirs, own).map_err(Error::disk("renaming", &theirs))?;
                 return Ok(false);
             }
@@ -191,6 +236,10 @@ impl Linking<'_> {
         {
             let _blob = self.inner.lock_digest(digest);
             match link(&blob) {
+                Ok(Some(true)) if !self.inner.rest_on(digest, to)? => {
+                    disk.unlink(to).map_err(Error::disk("removing", to))?;
+                    return Err(Error::disk("linking", &blob)(io::Error::other("a sync failed")));
+                }
                 Ok(Some(linked)) => return Ok(linked),
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

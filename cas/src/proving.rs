@@ -147,6 +147,9 @@ impl Place<'_> {
         quarantine::keep(disk, &Subject::Blob(self.digest), Some(path));
         self.inner.proofs.forget(&self.digest);
 
+        if !self.inner.rest_on(&self.digest, &blob)? {
+            return Ok(true);
+        }
         let _excluded = exclude()?;
         if self.is_other(bad) {
             // Somebody else was quicker: it is to be looked at again.

@@ -19,6 +19,7 @@ use verdict::Case;
 use world::Scenario;
 
 pub(crate) mod fixture;
+mod log;
 mod repository;
 mod scenario;
 mod uploads;
@@ -30,9 +31,12 @@ const N_STATES: u64 = 20_000;
 /// Reports that are shown in full.
 const N_SHOWN: usize = 40;
 
+/// Bytes of a segment of the log: the third blob of a scenario finds the first one full.
+pub(crate) const LOG: u64 = 8 << 10;
+
 /// Opens the store the way that makes the same calls each time.
 fn open(disk: &SimDisk) -> Result<Store, Error> {
-    let options = Options { index: None, pipeline_from: u64::MAX, ..Options::default() };
+    let options = Options { index: None, pipeline_from: u64::MAX, log: LOG, ..Options::default() };
     Store::open(Arc::new(disk.clone()), options)
 }
 

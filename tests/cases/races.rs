@@ -226,6 +226,7 @@ fn on_a_real_disk_the_answers_are_right() {
         let options = Options {
             index: Some(folder.path().join("index")),
             pipeline_from: 1000,
+            log: crate::crash::LOG,
             ..Options::default()
         };
         let store = Store::open(Arc::new(RealDisk::open(&root).unwrap()), options).unwrap();

@@ -146,9 +146,11 @@ impl Draft {
             if member.held != Held::Kept {
                 receipt.store.n_written += u64::from(member.held != Held::Heals);
                 new.push((digest, member.held));
-                if !member.synced {
-                    unsynced.files.push(layout::blob_in(&self.dir, &digest));
-                }
+            }
+            if (member.held != Held::Kept && !member.synced)
+                || self.store.inner.is_logged(&digest)?
+            {
+                unsynced.files.push(layout::blob_in(&self.dir, &digest));
             }
         }
         let Some(Node::Manifest(root)) = closure.nodes().last() else {

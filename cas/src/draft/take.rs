@@ -124,6 +124,7 @@ impl Draft {
             disk,
             path,
             existing,
+            wanted_upto: 0,
             pipeline_from: self.store.inner.options.pipeline_from,
             progress: &self.progress,
             may_grow,
@@ -138,17 +139,22 @@ impl Draft {
 
     pub(super) fn linking(&self) -> Linking<'_> {
         let inner = &*self.store.inner;
-        Linking { inner, pool: inner.pool(&self.workspace), scraps: &self.extras }
+        Linking::new(inner, inner.pool(&self.workspace), &self.extras)
     }
 
     /// Links a file of the store in as a member, in place of bytes that are brought. Who asks for
     /// this answers for the bytes: the file that was linked is told, to see whether they are proved.
     pub(crate) fn adopt(&self, claim: &Descriptor, from: &RelPath) -> Result<Stat, Error> {
         let (digest, size) = (claim.digest, claim.size);
-        let disk = &*self.store.inner.disk;
+        let inner = &*self.store.inner;
+        let disk = &*inner.disk;
         let counted = Claim::new(self);
         counted.admit(size)?;
         let path = self.member_place(&digest)?;
+        // If it is in the log, sealing syncs it.
+        if inner.is_logged(&digest).is_err() {
+            inner.empty_log()?;
+        }
         self.linking().link(&digest, from, &path)?;
         let stat = disk.stat(&path).map_err(Error::disk("looking at", &path))?;
         // Where a crash or rot took the pool's name, sealing gives it back.

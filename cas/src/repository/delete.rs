@@ -10,6 +10,7 @@ use crate::durable::Unsynced;
 use crate::error::Error;
 use crate::layout::{self, MemberKind};
 use crate::names;
+use crate::store::Inner;
 use crate::workspace::{Name, Tag};
 
 impl Repository {
@@ -77,7 +78,7 @@ impl Repository {
     /// [`Error::NotFound`], [`Error::Needed`] while a manifest that is listed reaches it,
     /// [`Error::Disk`].
     pub fn delete_blob(&self, digest: &Digest) -> Result<(), Error> {
-        self.ending(|changed| {
+        self.ending_of(Inner::settle_ended, |changed| {
             if !self.has(MemberKind::Blob, digest)? {
                 return Err(Error::NotFound { what: digest.to_string() });
             }
@@ -95,6 +96,14 @@ impl Repository {
         &self,
         end: impl FnOnce(&mut BTreeSet<RelPath>) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        self.ending_of(Inner::settle, end)
+    }
+
+    fn ending_of(
+        &self,
+        settle: impl FnOnce(&Inner, &Unsynced) -> Result<(), Error>,
+        end: impl FnOnce(&mut BTreeSet<RelPath>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let inner = self.inner();
         let since = inner.barrier.n_failed();
         // What may be ended rests on what is listed, and that may be a change of others who have not
@@ -108,7 +117,7 @@ impl Repository {
         };
         let folders = changed.into_iter().collect();
         let settled =
-            ended.and_then(|()| inner.settle(&Unsynced { folders, since, ..Unsynced::default() }));
+            ended.and_then(|()| settle(inner, &Unsynced { folders, since, ..Unsynced::default() }));
         if matches!(settled, Ok(()) | Err(Error::NotFound { .. } | Error::Needed { .. })) {
             inner.unsettled.end(&tags);
         }

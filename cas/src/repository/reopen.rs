@@ -25,7 +25,7 @@ impl Repository {
     pub(crate) fn reopen(&self) -> Result<(), Error> {
         let inner = self.inner();
         let scraps = Scraps::new(&self.store);
-        let linking = Linking { inner, pool: inner.pool(&self.workspace), scraps: &scraps };
+        let linking = Linking::new(inner, inner.pool(&self.workspace), &scraps);
         self.list_what_was_coming(&linking)?;
         for artifact in self.to_be_listed()? {
             let sealed = Sealed::new(self.store.clone(), self.workspace.clone(), artifact);

@@ -16,6 +16,7 @@ use crate::linking::{Linking, Scraps};
 use crate::names::{self, move_into};
 use crate::quarantine::{self, Subject};
 use crate::source::{Reading, Source};
+use crate::wal::{self, Record};
 use crate::workspace::RepositoryName;
 
 impl Repository {
@@ -36,7 +37,7 @@ impl Repository {
         inner.admit(size.unwrap_or(0))?;
         inner.ensure_workspace(&self.workspace)?;
         let scraps = Scraps::new(&self.store);
-        let linking = Linking { inner, pool: inner.pool(&self.workspace), scraps: &scraps };
+        let mut linking = Linking::new(inner, inner.pool(&self.workspace), &scraps);
         let own = scraps.path("blob");
         let mut unsynced = Unsynced { since: inner.barrier.n_failed(), ..Unsynced::default() };
 
@@ -54,6 +55,7 @@ impl Repository {
             disk,
             path: &own,
             existing,
+            wanted_upto: wal::MOST_BYTES,
             pipeline_from: inner.options.pipeline_from,
             progress: &progress,
             may_grow: &may_grow,
@@ -65,11 +67,23 @@ impl Repository {
         let expected = Expected { algorithm: claimed.algorithm(), digest: Some(*claimed), size };
         let proved = intake.run(&expected, Reading::new(source)?)?;
 
+        let (workspace, repository) = (&self.workspace, &self.name);
+        if let Some(bytes) = proved.bytes.as_deref().filter(|_| !proved.kept) {
+            let record = Record { workspace, repository, digest: claimed, bytes };
+            if let Some(logged) = inner.log(&record, unsynced.since)? {
+                linking.is_logged = true;
+                self.name_blob(claimed, &own, false, &linking)?;
+                drop(logged);
+                inner.relieve_log();
+                return Ok(Taken { digest: proved.digest, size: proved.size });
+            }
+        }
         // The store's own copy is safe already.
         if !proved.kept && !proved.synced {
             unsynced.files.push(own.clone());
         }
         self.list_blob(claimed, &own, unsynced, proved.kept, &linking)?;
+        inner.relieve_log();
         Ok(Taken { digest: proved.digest, size: proved.size })
     }
 
@@ -97,19 +111,32 @@ impl Repository {
         }
         unsynced.folders.push(folder);
         inner.barrier.settle_alone(disk, &unsynced)?;
+        self.name_blob(digest, &coming, is_ours, linking)?;
+        // If that name stayed, the next start would list the blob again, whoever deleted it meanwhile.
+        self.unlink(&coming)?;
+        linking.scraps.gone(&coming);
+        Ok(())
+    }
 
-        // The pool gets nothing whose bytes are not safe.
+    /// Gives a blob whose bytes are safe its names.
+    fn name_blob(
+        &self,
+        digest: &Digest,
+        own: &RelPath,
+        is_ours: bool,
+        linking: &Linking<'_>,
+    ) -> Result<(), Error> {
+        let disk = self.disk();
         if !is_ours {
-            linking.publish(digest, &coming)?;
+            linking.publish(digest, own)?;
         }
-        let stat = disk.stat(&coming).map_err(Error::disk("looking at", &coming))?;
+        let stat = disk.stat(own).map_err(Error::disk("looking at", own))?;
         {
             let _repository = self.exclude();
-            let member = self.member(MemberKind::Blob, digest);
             // Two names of one file stay as they are; then the scraps take this one away.
-            disk.rename(&coming, &member).map_err(Error::disk("renaming", &coming))?;
+            move_into(disk, own, &self.folder(MemberKind::Blob), layout::digest_file(digest))?;
         }
-        inner.proofs.note(digest, &stat);
+        self.inner().proofs.note(digest, &stat);
         Ok(())
     }
 
@@ -127,9 +154,12 @@ impl Repository {
         let inner = self.inner();
         let Some(source) = self.find_blob(digest, from)? else { return Ok(None) };
         let scraps = Scraps::new(&self.store);
-        let linking = Linking { inner, pool: inner.pool(&self.workspace), scraps: &scraps };
+        let linking = Linking::new(inner, inner.pool(&self.workspace), &scraps);
         let since = inner.barrier.n_failed();
         let member = self.member(MemberKind::Blob, digest);
+        if !inner.rest_on(digest, &source)? {
+            inner.empty_log()?;
+        }
         // What is listed already stays: nobody has looked at the bytes of the other one.
         let repository = self.exclude();
         let linked = self.link(digest, &source, &member, Fills::Empty, &linking);
@@ -143,6 +173,10 @@ impl Repository {
                 return Ok(None);
             }
             Err(error) => return Err(error),
+        }
+        // Perhaps it is another one than a moment ago.
+        if !inner.rest_on(digest, &member)? {
+            return Err(Error::disk("linking", &member)(io::Error::other("a sync failed")));
         }
         let folders = vec![linking.pool.blobs(digest.algorithm()), self.folder(MemberKind::Blob)];
         inner.settle(&Unsynced { folders, since, ..Unsynced::default() })?;

@@ -404,7 +404,7 @@ impl Upload {
             return Err(Refusal::Mismatch { claimed: *claimed, actual }.into());
         }
         let scraps = Scraps::new(&repository.store);
-        let linking = Linking { inner, pool: inner.pool(&repository.workspace), scraps: &scraps };
+        let linking = Linking::new(inner, inner.pool(&repository.workspace), &scraps);
         let mut unsynced = Unsynced { since: open.since, ..Unsynced::default() };
         match open.offset - open.noted >= inner.options.pipeline_from {
             true => {

@@ -25,6 +25,7 @@ use crate::oci::Limits;
 use crate::proofs::Proofs;
 use crate::repository::Repository;
 use crate::unsettled::Unsettled;
+use crate::wal::Wal;
 use crate::workspace::{RepositoryName, Workspace};
 
 pub use find::Summary;
@@ -62,6 +63,8 @@ pub struct Options {
     pub quota: u64,
     /// Bytes of manifests that all work at once may hold in memory.
     pub documents: u64,
+    /// What each of the two segments of the log may hold; 0 for no log.
+    pub log: u64,
     /// From which size on a blob is read, hashed and written by several threads.
     pub pipeline_from: u64,
     /// How many blobs of one artifact are hashed at once.
@@ -82,6 +85,7 @@ impl Default for Options {
             min_free: 0,
             quota: 0,
             documents: 128 << 20,
+            log: 4 << 20,
             pipeline_from: 4 << 20,
             n_threads: 2,
             holder: String::new(),
@@ -101,6 +105,7 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) barrier: Barrier,
     pub(crate) unsettled: Unsettled,
+    pub(crate) wal: Wal,
     pub(crate) memory: Budget,
     pub(crate) index: Mutex<Option<Arc<Index>>>,
     id: String,
@@ -137,6 +142,7 @@ impl Store {
             inner: Arc::new(Inner {
                 disk,
                 memory: Budget::new(options.documents),
+                wal: Wal::new(options.log),
                 options,
                 barrier: Barrier::default(),
                 unsettled: Unsettled::default(),
@@ -155,6 +161,7 @@ impl Store {
         };
         store.place_what_is_named()?;
         store.inner.remove_tree_inside(&RelPath::new(layout::STAGING))?;
+        store.inner.redo()?;
         store.inner.refill_reserve();
         store.open_index()?;
         Ok(store)
@@ -165,6 +172,9 @@ impl Store {
         if Arc::strong_count(&self.inner) > 1 {
             // Somebody may still seal something: the next start looks for itself.
             return;
+        }
+        if let Err(error) = self.inner.empty_log() {
+            tracing::error!(%error, "the log is not empty: the next start does it again");
         }
         let index = lock(&self.inner.index).take();
         let Some(index) = index.and_then(Arc::into_inner) else { return };

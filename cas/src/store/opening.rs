@@ -188,6 +188,7 @@ pub(super) fn make_folders(disk: &dyn Disk) -> Result<(), Error> {
         (RelPath::new(layout::STAGING), 0o700),
         (RelPath::new(layout::UPLOADS), 0o700),
         (RelPath::new(layout::QUARANTINE), 0o700),
+        (RelPath::new(layout::WAL), 0o700),
     ];
     for (path, mode) in &folders {
         make_folder(disk, path, *mode)?;

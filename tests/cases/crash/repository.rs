@@ -22,7 +22,7 @@ fn on_each_disk(test: impl Fn(&Store)) {
     let real: Arc<dyn Disk> = Arc::new(RealDisk::open(folder.path()).unwrap());
     let index = Some(folder.path().join("index"));
     for (disk, index) in [(real, index), (Arc::new(SimDisk::new()) as Arc<dyn Disk>, None)] {
-        let options = Options { index, ..Options::default() };
+        let options = Options { index, log: super::LOG, ..Options::default() };
         test(&Store::open(disk, options).unwrap());
     }
 }
@@ -654,7 +654,8 @@ fn a_gc_beside_pushes_and_deletes_takes_nothing_that_is_held() {
     let folder = tests::scratch();
     let disk = Arc::new(RealDisk::open(folder.path()).unwrap());
     let index = Some(folder.path().join("index"));
-    let store = &Store::open(disk, Options { index, ..Options::default() }).unwrap();
+    let store =
+        &Store::open(disk, Options { index, log: super::LOG, ..Options::default() }).unwrap();
     let (one, two) = (&fixture::branches()[0], &fixture::plain());
     let is_over = &AtomicBool::new(false);
     std::thread::scope(|scope| {

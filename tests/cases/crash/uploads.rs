@@ -164,7 +164,8 @@ fn what_a_failed_sync_lost_is_not_believed_when_it_is_asked_again() {
     for (is_crowded, pipeline_from) in [(false, u64::MAX), (false, 1), (true, u64::MAX), (true, 1)]
     {
         let open_so = |disk: &SimDisk| {
-            let options = Options { index: None, pipeline_from, ..Options::default() };
+            let options =
+                Options { index: None, pipeline_from, log: super::LOG, ..Options::default() };
             Store::open(Arc::new(disk.clone()), options).unwrap()
         };
         for n in 0.. {

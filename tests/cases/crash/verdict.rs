@@ -339,7 +339,8 @@ impl Case<'_> {
         }
         for (path, seen) in &seen {
             let in_quarantine = path.starts_with("quarantine/");
-            if in_quarantine && self.heals || path.starts_with("names/") {
+            if in_quarantine && self.heals || path.starts_with("names/") || path.starts_with("wal/")
+            {
                 continue;
             }
             let inner_folder = path.starts_with("artifacts/") && path.split('/').count() > 3

@@ -108,7 +108,7 @@ pub(crate) fn names(texts: &[&str]) -> Vec<Name> {
 
 impl World {
     pub(crate) fn new(disk: SimDisk) -> World {
-        drop(open(&disk).unwrap());
+        open(&disk).unwrap().close();
         settle(&disk);
         World { disk, truth: Truth::default(), artifacts: BTreeMap::new() }
     }
@@ -116,7 +116,7 @@ impl World {
     pub(crate) fn has(mut self, of: &Workspace, artifact: &Artifact, texts: &[&str]) -> World {
         let store = open(&self.disk).unwrap();
         artifact.put(&store, of, &names(texts)).unwrap();
-        drop(store);
+        store.close();
         settle(&self.disk);
         note(&mut self.truth, of, artifact, texts);
         self.artifacts.insert(artifact.digest(), artifact.clone());
@@ -126,7 +126,7 @@ impl World {
     pub(crate) fn lost(mut self, of: &Workspace, artifact: &Artifact) -> World {
         let store = open(&self.disk).unwrap();
         store.retire(of, &artifact.digest()).unwrap();
-        drop(store);
+        store.close();
         settle(&self.disk);
         forget(&mut self.truth, of, artifact);
         self
@@ -142,7 +142,7 @@ impl World {
         let store = open(&self.disk).unwrap();
         let name = repository.parse().unwrap();
         act(&store.repository(&default_workspace(), &name)).unwrap();
-        drop(store);
+        store.close();
         settle(&self.disk);
         becomes(&mut self.truth, &name);
         self

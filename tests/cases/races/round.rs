@@ -39,7 +39,7 @@ pub(crate) fn prepared(plan: &Plan) -> SimDisk {
     let disk = SimDisk::new();
     let store = Store::open(Arc::new(disk.clone()), options()).unwrap();
     fill(&store, plan);
-    drop(store);
+    store.close();
     cas::disk::Disk::sync_all(&disk).unwrap();
     if plan.rots {
         let rotten = plan::rotten();
@@ -63,7 +63,8 @@ pub(crate) fn fill(store: &Store, plan: &Plan) {
 
 /// How a store is opened whose calls come in the same order every time.
 pub(crate) fn options() -> Options {
-    Options { index: None, pipeline_from: u64::MAX, n_threads: 1, ..Options::default() }
+    let log = crate::crash::LOG;
+    Options { index: None, pipeline_from: u64::MAX, n_threads: 1, log, ..Options::default() }
 }
 
 /// Runs the threads in the turns of `seed`; the power goes before call number `cut`.

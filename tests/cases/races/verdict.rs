@@ -301,8 +301,10 @@ fn tidy(plan: &Plan, seen: &Snapshot, there: &There, damaged: &[Key], half: &Hal
             return Err(format!("{name} has {actual} links instead of {n_links}"));
         }
     }
-    let may_be =
-        |path: &str| path.starts_with("names/") || plan.rots && path.starts_with("quarantine/");
+    let may_be = |path: &str| {
+        ["names/", "wal/"].iter().any(|of| path.starts_with(of))
+            || plan.rots && path.starts_with("quarantine/")
+    };
     let left = seen.iter().find(|(path, entry)| match entry.kind {
         Kind::Folder => {
             path.starts_with("staging/") || path.starts_with("quarantine/") && !plan.rots
