@@ -18,6 +18,8 @@ pub(crate) struct Turns {
     /// Who waits for a turn waits at its number, so that its end wakes nobody else: one for each that can be
     /// waited for at once, those under way and the one to come.
     ended: Vec<Condvar>,
+    /// Who has had his turn and waits for older ones waits here.
+    passed: Condvar,
 }
 
 #[derive(Default)]
@@ -141,7 +143,7 @@ impl Barrier {
 impl Turns {
     pub(crate) fn new(most: usize) -> Turns {
         let ended = (0..=most).map(|_| Condvar::new()).collect();
-        Turns { state: Mutex::default(), most, ended }
+        Turns { state: Mutex::default(), most, ended, passed: Condvar::new() }
     }
 
     fn n_failed(&self) -> u64 {
@@ -165,8 +167,8 @@ impl Turns {
 
     fn wait_for_those_before(&self, number: u64) {
         let mut state = lock(&self.state);
-        while let Some(older) = state.running.iter().copied().find(|running| *running < number) {
-            state = self.at(older).wait(state).unwrap_or_else(PoisonError::into_inner);
+        while state.running.iter().any(|running| *running < number) {
+            state = self.passed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -202,6 +204,7 @@ impl Turns {
         }
         let next = state.n_begun + 1;
         drop(state);
+        self.passed.notify_all();
         self.at(number).notify_all();
         // Of those who wait for the next one, one is to begin it.
         self.at(next).notify_one();

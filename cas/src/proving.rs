@@ -73,6 +73,13 @@ impl Place<'_> {
             Err(bad) => bad,
         };
         still()?;
+        if self.inner.is_logged(&self.digest).is_err() {
+            // No rot: a failed sync dropped what the log still has.
+            self.inner.empty_log()?;
+            if let Ok(file) = self.look()? {
+                return Ok(Ok(Good { file, healed: true }));
+            }
+        }
         let exclude = || {
             let guard = lock();
             still().map(|()| guard)
@@ -148,6 +155,7 @@ impl Place<'_> {
         self.inner.proofs.forget(&self.digest);
 
         if !self.inner.rest_on(&self.digest, &blob)? {
+            self.inner.empty_log()?;
             return Ok(true);
         }
         let _excluded = exclude()?;

@@ -147,9 +147,12 @@ impl Draft {
                 receipt.store.n_written += u64::from(member.held != Held::Heals);
                 new.push((digest, member.held));
             }
-            if (member.held != Held::Kept && !member.synced)
-                || self.store.inner.is_logged(&digest)?
-            {
+            let is_logged = self.store.inner.is_logged(&digest);
+            if is_logged.is_err() {
+                // Whoever tries again finds what the log has written anew.
+                self.store.inner.empty_log()?;
+            }
+            if is_logged? || (member.held != Held::Kept && !member.synced) {
                 unsynced.files.push(layout::blob_in(&self.dir, &digest));
             }
         }

@@ -78,7 +78,7 @@ impl Repository {
     /// [`Error::NotFound`], [`Error::Needed`] while a manifest that is listed reaches it,
     /// [`Error::Disk`].
     pub fn delete_blob(&self, digest: &Digest) -> Result<(), Error> {
-        self.ending_of(Inner::settle_ended, |changed| {
+        let ended = self.ending_of(Inner::settle_ended, |changed| {
             if !self.has(MemberKind::Blob, digest)? {
                 return Err(Error::NotFound { what: digest.to_string() });
             }
@@ -88,7 +88,12 @@ impl Repository {
             self.unlink(&self.member(MemberKind::Blob, digest))?;
             changed.insert(self.folder(MemberKind::Blob));
             Ok(())
-        })
+        });
+        if matches!(ended, Err(Error::NotFound { .. })) {
+            // Perhaps it ended a moment ago, and the one who did so could not say it to the log.
+            self.inner().forget_logged(digest)?;
+        }
+        ended
     }
 
     /// Ends names while others are excluded; it is durable when this returns. Works on a full disk.

@@ -330,6 +330,14 @@ impl Inner {
         self.barrier.none_failed(unsynced.since)
     }
 
+    /// Empties the log if it would bring a blob back.
+    pub(crate) fn forget_logged(&self, digest: &Digest) -> Result<(), Error> {
+        match self.wal.since(digest) {
+            None => Ok(()),
+            Some(_) => self.empty_log(),
+        }
+    }
+
     /// Whether a blob is durable in the log alone; then its file may be believed, and is to be synced. What a
     /// failed sync dropped of it is not.
     pub(crate) fn is_logged(&self, digest: &Digest) -> Result<bool, Error> {

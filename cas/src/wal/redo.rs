@@ -21,6 +21,11 @@ impl Inner {
         for entry in self.entries(&folder)? {
             let path = folder.join(&entry.name);
             if entry.kind != Kind::File {
+                // Not ours, and where a segment is to be.
+                match entry.kind {
+                    Kind::Folder => self.remove_tree(&path)?,
+                    _ => disk.unlink(&path).map_err(Error::disk("removing", &path))?,
+                }
                 continue;
             }
             let file = disk.open(&path).map_err(Error::disk("opening", &path))?;

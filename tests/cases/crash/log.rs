@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use cas::digest::Digest;
+use cas::digest::{Algorithm, Digest};
 use cas::disk::Disk as _;
 use cas::disk::sim::{Fault, SimDisk, Times};
 use cas::{Error, Options, Repository, Source, Store};
@@ -389,4 +389,70 @@ fn what_a_failed_sync_lost_and_a_killed_process_left_is_written_anew() {
     let killed = disk.fork();
     has_it(&killed);
     has_it(&killed.crash(0));
+}
+
+/// Has the log know a blob and those of an artifact; then a sync of somebody else fails, each that there is.
+fn at_each_failed_sync(test: impl Fn(&SimDisk, Store)) {
+    let mut n_syncs = 0;
+    for call in 0.. {
+        let disk = SimDisk::new();
+        open(&disk).unwrap().close();
+        let store = open(&disk).unwrap();
+        take(&repository(&store, 0), &blob(1)).unwrap();
+        artifact().take(&repository(&store, 2)).unwrap();
+        take(&repository(&store, 0), &blob(2)).unwrap();
+        disk.start_trace();
+        let number = disk.calls() + call;
+        disk.fail(number, Fault::Io, Times::Once);
+        let _ = take(&repository(&store, 1), &fixture::bytes(99, 100_000));
+        if !disk.failed() {
+            break;
+        }
+        if disk.trace().iter().any(|line| line.starts_with(&format!("{number} sync"))) {
+            n_syncs += 1;
+            test(&disk, store);
+        }
+    }
+    assert!(n_syncs > 2);
+}
+
+/// The kernel has dropped the bytes of what the log still has: that is no rot.
+#[test]
+fn what_a_failed_sync_lost_is_not_taken_for_rot() {
+    at_each_failed_sync(|disk, store| {
+        let digest = Digest::of(&blob(2));
+        disk.corrupt(&cas::layout::Pool::Shared.blob(&digest), 7).unwrap();
+        let read = repository(&store, 0).blob(&digest).and_then(|held| held.bytes());
+        assert!(read.unwrap() == blob(2));
+        drop(store);
+        for disk in [disk.fork(), disk.crash(0)] {
+            let store = open(&disk).unwrap();
+            let read = repository(&store, 0).blob(&digest).and_then(|held| held.bytes());
+            assert!(read.unwrap() == blob(2));
+        }
+    });
+}
+
+#[test]
+fn after_a_sync_that_failed_every_way_in_goes_on() {
+    type Way = fn(&Store) -> Result<(), Error>;
+    let put: Way = |store| artifact().put(store, &default_workspace(), &[]).map(drop);
+    let push: Way = |store| artifact().push(&repository(store, 2), &["tag"]).map(drop);
+    let upload: Way = |store| {
+        let layer = &artifact().members[1].1;
+        let id = super::uploads::id(1);
+        let mut upload = repository(store, 1).upload(id, "uid 7", Algorithm::Sha256);
+        upload.append(Source::Stream(&mut layer.as_slice()))?;
+        upload.commit(&Digest::of(layer)).map(drop)
+    };
+    for way in [put, push, upload] {
+        at_each_failed_sync(|disk, store| {
+            way(&store).or_else(|_| way(&store)).unwrap();
+            drop(store);
+            let store = open(&disk.crash(0)).unwrap();
+            let config = &artifact().members[0];
+            let read = repository(&store, 2).blob(&config.0.digest).and_then(|held| held.bytes());
+            assert!(read.unwrap() == config.1);
+        });
+    }
 }
