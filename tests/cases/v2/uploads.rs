@@ -233,7 +233,6 @@ fn uploads_in_pieces() {
     ]);
 }
 
-/// A daemon with an upload of which `part` came, and where that upload is.
 /// What cannot be gone on with answers for nothing that came, and keeps no room.
 #[test]
 fn an_upload_that_is_refused_room_is_over() {
@@ -253,6 +252,7 @@ fn an_upload_that_is_refused_room_is_over() {
     assert_eq!(std::fs::read_dir(uploads).unwrap().count(), 0);
 }
 
+/// A daemon with an upload of which `part` came, and where that upload is.
 fn begun(daemon: &tests::Daemon, part: &[u8]) -> String {
     let door = &tests::v2::Door::of(daemon)[0];
     let place = door.ask(&post("/v2/w/r/blobs/uploads/"));
