@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::index::Index;
 use crate::layout::{self, Pool};
 use crate::names;
+use crate::oci::{self, Descriptor, root_media_type};
 use crate::reader::read_up_to;
 use crate::sealed::Sealed;
 use crate::workspace::Workspace;
@@ -97,13 +98,39 @@ impl Store {
             if !named.contains_key(&workspace) {
                 named.insert(workspace.clone(), self.named(&workspace)?);
             }
-            if named.get(&workspace).is_some_and(|named| named.contains(&root)) {
+            let is_named = named.get(&workspace).is_some_and(|named| named.contains(&root));
+            if is_named && self.is_whole(&draft, &root)? {
                 self.inner.ensure_workspace(&workspace)?;
                 let placed = self.inner.disk.rename_new(&draft, &place);
                 placed.map_err(Error::disk("renaming", &draft))?;
             }
         }
         Ok(())
+    }
+
+    /// Whether a draft has all that its root reaches. One that was given up may be there in part, and somebody
+    /// else may have been ending what leads to it.
+    fn is_whole(&self, draft: &RelPath, root: &Digest) -> Result<bool, Error> {
+        let (disk, limits) = (&*self.inner.disk, &self.inner.options.limits);
+        let read = |digest: &Digest| -> Result<Vec<u8>, Error> {
+            let path = layout::blob_in(draft, digest);
+            let file = disk.open(&path).map_err(Error::disk("opening", &path))?;
+            read_up_to(&*file, &path, limits.manifest_size)
+        };
+        let walked = read(root).and_then(|bytes| {
+            let root = Descriptor::new(root_media_type(&bytes), *root, bytes.len() as u64);
+            oci::walk(&root, limits, &mut |claim| read(&claim.digest))
+        });
+        let closure = match walked {
+            Ok(closure) => closure,
+            Err(Error::Disk { source, .. }) if is_no_file(&source) => return Ok(false),
+            Err(error @ Error::Disk { .. }) => return Err(error),
+            Err(_) => return Ok(false),
+        };
+        Ok(closure.nodes().iter().all(|node| {
+            let stat = disk.stat(&layout::blob_in(draft, &node.digest()));
+            stat.map_or(node.descriptor().may_be_absent(), |stat| stat.size == node.size())
+        }))
     }
 
     /// What a draft would be sealed as, if it was about to be.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cas::digest::{Algorithm, Digest};
 use cas::disk::sim::{Fault, SimDisk, Times};
-use cas::disk::{Disk, RealDisk};
+use cas::disk::{Disk, RealDisk, RelPath};
 use cas::layout::{self, MemberKind};
 use cas::oci::{Descriptor, Refusal, media_type};
 use cas::workspace::{Reference, Tag};
@@ -814,6 +814,32 @@ fn a_start_on_a_full_disk_lists_what_was_coming_without_a_copy() {
 }
 
 /// A crash took the listing of an artifact from which rot took a blob: all else is listed again.
+/// A put found its artifact there and gave its draft up; the power went while that was removed, and somebody
+/// else was retiring the artifact.
+#[test]
+fn a_draft_that_was_given_up_is_no_artifact() {
+    let lone = fixture::lone();
+    for is_whole in [true, false] {
+        let disk = SimDisk::new();
+        let store = super::open(&disk).unwrap();
+        let name = "here:1".parse().unwrap();
+        let place = lone.put(&store, &default_workspace(), &[name]).unwrap().path();
+        drop(store);
+        let draft = layout::draft_of(&default_workspace());
+        disk.rename(&place, &RelPath::new(layout::STAGING).join(format!("{draft}-7"))).unwrap();
+        if !is_whole {
+            let draft = RelPath::new(layout::STAGING).join(format!("{draft}-7"));
+            disk.unlink(&layout::blob_in(&draft, &lone.members[1].0.digest)).unwrap();
+        }
+        let store = super::open(&disk).unwrap();
+        let sealed = store.sealed(&default_workspace(), &lone.digest());
+        match is_whole {
+            true => assert!(sealed.unwrap().check().is_ok()),
+            false => is_gone(sealed),
+        }
+    }
+}
+
 #[test]
 fn what_rot_took_keeps_nothing_else_from_being_listed_again() {
     let (disk, tree) = (SimDisk::new(), fixture::tree());
