@@ -76,7 +76,20 @@ impl Store {
         if !may()? {
             return Ok(None);
         }
-        let sealed = self.sealed(workspace, digest)?;
+        let sealed = match self.sealed(workspace, digest) {
+            // Perhaps somebody retired it a moment ago, and it failed.
+            Err(gone @ Error::NotFound { .. }) => {
+                let place = layout::artifact(workspace, digest);
+                if inner.unsettled.has(&place) {
+                    let folders = place.split().map(|(folder, _)| folder).into_iter().collect();
+                    let since = inner.barrier.n_failed();
+                    inner.settle(&Unsynced { folders, since, ..Unsynced::default() })?;
+                }
+                inner.forget_names(&[place])?;
+                return Err(gone);
+            }
+            other => other?,
+        };
         let size = match self.facts(workspace, digest) {
             Err(Error::Busy) => return Err(Error::Busy),
             facts => facts.map_or(0, |facts| facts.size),
@@ -135,6 +148,7 @@ impl Store {
             Some((*part, stat.size))
         };
         let members: Vec<(Digest, u64)> = parts.iter().filter_map(size_of).collect();
+        inner.unsettled.begin(&sealed.path());
         disk.rename_new(&sealed.path(), &gone).map_err(Error::disk("renaming", &sealed.path()))?;
         if let Some(index) = inner.index() {
             index.forget(workspace, digest, &parts);
@@ -142,6 +156,7 @@ impl Store {
         unsynced.folders.push(RelPath::new(layout::STAGING));
         unsynced.folders.extend(sealed.path().split().map(|(folder, _)| folder));
         inner.settle_ended(&unsynced)?;
+        inner.unsettled.end(&sealed.path());
         inner.take_usage(workspace, size);
 
         // The hold has ended. What follows is tidying: what of it fails, the next start does.

@@ -126,7 +126,8 @@ impl Repository {
     /// Ends one lease, unless somebody needs it or has begun it anew meanwhile.
     fn end_lease(&self, kind: MemberKind, digest: &Digest, before: i128) -> Result<bool, Error> {
         let _repository = self.exclude();
-        let is_over = self.began(kind, digest)?.is_some_and(|(began, _)| began < before);
+        let is_over = !self.inner().log_rests_on(&self.member(kind, digest))
+            && self.began(kind, digest)?.is_some_and(|(began, _)| began < before);
         Ok(is_over
             && self.needed_by(digest, digest)?.is_none()
             && self.unlink(&self.member(kind, digest))?)

@@ -128,7 +128,8 @@ pub(crate) fn get_now(disk: &dyn Disk, workspace: &Workspace, name: &Name) -> Op
     leads_to(name, &disk.read_now(&path, MOST_BYTES).ok()?)
 }
 
-fn file_of(workspace: &Workspace, name: &Name) -> RelPath {
+/// Where it stands where a name leads.
+pub(crate) fn file_of(workspace: &Workspace, name: &Name) -> RelPath {
     layout::tags(workspace, name.repository()).join(name.tag())
 }
 

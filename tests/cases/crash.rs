@@ -20,6 +20,7 @@ use world::Scenario;
 
 pub(crate) mod fixture;
 mod log;
+mod logged_pushes;
 mod repository;
 mod scenario;
 mod uploads;

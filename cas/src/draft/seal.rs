@@ -2,8 +2,8 @@
 //!
 //! The order is the promise: what was written is synced before any name leads to it, and all names
 //! are synced before anybody is told. A crash may leave a tag, and the artifact still in staging: whole,
-//! so that the next start puts it in its place. `docs/on-disk.md` says what a crash leaves at each
-//! step.
+//! so that the next start puts it in its place. A small manifest that is pushed is synced in the log instead,
+//! and with it all that is made of it. `docs/on-disk.md` says what a crash leaves at each step.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
@@ -14,14 +14,14 @@ use crate::digest::{Algorithm, Digest};
 use crate::disk::{Create, RelPath, write_all_at};
 use crate::durable::Unsynced;
 use crate::error::{Damage, DamageKind, Error};
-use crate::index::Facts;
-use crate::layout;
+use crate::layout::{self, MemberKind};
 use crate::names;
 use crate::oci::{Closure, Descriptor, Node, Refusal};
 use crate::pushed;
 use crate::repository::Fills;
 use crate::sealed::{Sealed, facts_of};
-use crate::store::lock;
+use crate::store::{Inner, Reserved, lock};
+use crate::wal::{self, Logged, Record, Sealing};
 use crate::workspace::{Name, RepositoryName};
 
 /// Where an artifact is to be listed, and what it is to be called there.
@@ -57,6 +57,17 @@ struct Plan {
     new: Vec<(Digest, Held)>,
     /// The members that the workspace had before.
     known: HashSet<Digest>,
+    /// The size that the workspace counts for it.
+    counted: u64,
+}
+
+/// The names that were given to it.
+struct Published {
+    /// The log has them.
+    is_logged: bool,
+    unsynced: Unsynced,
+    /// Members of repositories that are new.
+    members: Vec<RelPath>,
 }
 
 impl Draft {
@@ -75,54 +86,161 @@ impl Draft {
         let (tags, record) = self.write_rest(&plan, &listing.names, &mut unsynced)?;
 
         // Everything is written: now it must be safe before any name leads to it.
-        inner.settle(&unsynced)?;
+        let repository = self.may_be_logged(&plan, listing);
+        if repository.is_none() {
+            inner.settle(&unsynced)?;
+        }
 
-        let mut published = Unsynced { since: inner.barrier.n_failed(), ..Unsynced::default() };
         // Held to the end: nobody may retire it, or put it as well, in between.
-        let _artifact = inner.lock_artifact(&self.workspace, &digest);
+        let artifact = inner.lock_artifact(&self.workspace, &digest);
         // What the workspace has already counts once; layers that were absent so far count now.
-        let counted = match self.store.inner.is_there(&plan.place)? {
+        let is_there = inner.is_there(&plan.place)?;
+        let counted = match is_there {
             true => store.facts(&self.workspace, &digest).map_or(0, |facts| facts.size),
             false => 0,
         };
-        let size = plan.receipt.size;
-        let reserved = inner.reserve(&self.workspace, size.saturating_sub(counted))?;
+        plan.counted = plan.receipt.size.max(counted);
+        let reserved = inner.reserve(&self.workspace, plan.counted - counted)?;
+        let logged = match repository.filter(|_| !is_there) {
+            Some(name) => self.log(inner, name, &plan, listing)?,
+            None => None,
+        };
+        if repository.is_some() && logged.is_none() {
+            inner.settle(&unsynced)?;
+        }
+        let mut published = Published {
+            is_logged: logged.is_some(),
+            unsynced: Unsynced { since: inner.barrier.n_failed(), ..Unsynced::default() },
+            members: Vec::new(),
+        };
+        let named = self.name(&mut plan, record, &tags, listing, reserved, &mut published);
+        match (named, logged) {
+            (Ok(()), None) => {
+                let tags = listing.names.iter().map(|name| names::file_of(&self.workspace, name));
+                let moved: Vec<RelPath> = tags.chain([plan.place.clone()]).collect();
+                inner.settle_moved(&published.unsynced, &moved)?;
+            }
+            (Ok(()), Some(logged)) => drop(logged),
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(logged)) => {
+                // What is refused now is not to come with the next start.
+                drop(logged);
+                inner.empty_log()?;
+                return Err(error);
+            }
+        }
+        for tag in &tags {
+            inner.unsettled.end(tag.folder());
+        }
+        for member in &published.members {
+            inner.unsettled_members.end(member);
+        }
+        if plan.receipt.absent.is_empty() && plan.closure.blobs().any(Descriptor::may_be_absent) {
+            absent::remove(&*inner.disk, &self.workspace, &digest)?;
+        }
+        drop(artifact);
+        if published.is_logged {
+            inner.relieve_log();
+        }
+        let sealed = Sealed::new(store.clone(), self.workspace.clone(), digest);
+        Ok((sealed, plan.receipt))
+    }
+
+    /// The repository in whose listing the log can do all of this again: one manifest that is small, and
+    /// whose blobs must all be there.
+    fn may_be_logged<'a>(&self, plan: &Plan, listing: &Listing<'a>) -> Option<&'a RepositoryName> {
+        let is_plain = plan.root.size <= wal::MOST_BYTES
+            && plan.closure.manifests().count() == 1
+            && !plan.closure.blobs().any(Descriptor::may_be_absent);
+        listing.repository.filter(|_| is_plain)
+    }
+
+    /// Makes it durable in the log, if the repository has what it reaches without the log's help. The caller
+    /// excludes others from the artifact.
+    fn log<'a>(
+        &self,
+        inner: &'a Inner,
+        repository: &RepositoryName,
+        plan: &Plan,
+        listing: &Listing<'_>,
+    ) -> Result<Option<Logged<'a>>, Error> {
+        let digest = plan.root.digest;
+        let Some(root) = plan.closure.manifests().last() else { return Ok(None) };
+        let listed = self.store.repository(&self.workspace, repository);
+        let logged = {
+            // What is there now stays until this is listed, or is ended by somebody who sees the record.
+            let _repository = listed.exclude();
+            for name in &listing.names {
+                listed.may_lead(name, &digest, listing.may_move)?;
+            }
+            let inode = |path: &RelPath| inner.disk.stat(path).ok().map(|stat| stat.inode);
+            let is_safe = |blob: &Descriptor| {
+                let member = listed.member(MemberKind::Blob, &blob.digest);
+                let found = inode(&member);
+                found.is_some()
+                    && found == inode(&self.member_path(&blob.digest))
+                    && !inner.unsettled_members.has(&member)
+            };
+            if !plan.closure.blobs().all(is_safe) {
+                return Ok(None);
+            }
+            let tags = listing.names.iter().map(Name::tag).collect();
+            let blobs = plan.closure.blobs().map(|blob| blob.digest).collect();
+            let record = Record {
+                workspace: &self.workspace,
+                repository,
+                digest: &digest,
+                bytes: root.bytes(),
+                manifest: Some(Sealing { tags, blobs }),
+            };
+            inner.log(&record, self.since)
+        };
+        let Some(logged) = logged else { return Ok(None) };
+        inner.write_log(&logged)?;
+        Ok(Some(logged))
+    }
+
+    /// Gives it all its names, the tags last. The caller excludes others from the artifact.
+    fn name(
+        &mut self,
+        plan: &mut Plan,
+        record: Option<absent::Record>,
+        tags: &[names::Pending],
+        listing: &Listing<'_>,
+        reserved: Reserved<'_>,
+        published: &mut Published,
+    ) -> Result<(), Error> {
+        let store = self.store.clone();
+        let (disk, digest) = (&*store.inner.disk, plan.root.digest);
         for (digest, held) in std::mem::take(&mut plan.new) {
-            let has_healed = self.linking().publish(&digest, &self.member_path(&digest))?;
+            let mut linking = self.linking();
+            // The log has the bytes of the root, and of nothing that it reaches.
+            linking.is_logged = published.is_logged && digest == plan.root.digest;
+            let has_healed = linking.publish(&digest, &self.member_path(&digest))?;
             if has_healed || held == Held::Heals {
                 plan.receipt.store.n_healed += 1;
                 plan.receipt.workspace.n_healed += u64::from(plan.known.contains(&digest));
             }
-            published.folders.push(self.pool().blobs(digest.algorithm()));
+            published.unsynced.folders.push(self.pool().blobs(digest.algorithm()));
         }
-        self.place(&mut plan, record)?;
+        self.place(plan, record)?;
         reserved.keep();
-        let (disk, is_new) = (&*inner.disk, !plan.receipt.existed);
-        published.folders.extend(match listing.repository {
+        let is_new = !plan.receipt.existed;
+        published.unsynced.folders.extend(match listing.repository {
             // A put holds, whoever pushed the same before.
             None => pushed::unmark(disk, &self.workspace, &digest)?,
             Some(_) if is_new => pushed::mark(disk, &self.workspace, &digest)?,
             Some(_) => None,
         });
-        let repositories = listing.repositories();
-        published.folders.extend(self.folders(&plan.place, &plan.closure));
+        published.unsynced.folders.extend(self.folders(&plan.place, &plan.closure));
         // Before it is listed: whoever deletes what it needs asks the index.
-        let facts = facts_of(&plan.closure, size.max(counted));
-        self.remember(&plan, &facts);
+        self.remember(plan);
         // Names come last also for those who sync folder by folder.
-        for name in &repositories {
-            published.folders.extend(self.list_in(name, &plan, &tags, listing)?);
+        for name in &listing.repositories() {
+            self.list_in(name, plan, tags, listing, published)?;
         }
-        published.folders.dedup();
-        inner.settle(&published)?;
-        for tag in &tags {
-            inner.unsettled.end(tag.folder());
-        }
-        if plan.receipt.absent.is_empty() && plan.closure.blobs().any(Descriptor::may_be_absent) {
-            absent::remove(disk, &self.workspace, &digest)?;
-        }
-        let sealed = Sealed::new(store.clone(), self.workspace.clone(), digest);
-        Ok((sealed, plan.receipt))
+        published.unsynced.folders.dedup();
+        Ok(())
     }
 
     /// Matches what was brought with what the closure needs.
@@ -162,7 +280,7 @@ impl Draft {
         };
         let root = root.descriptor();
         let place = layout::artifact(&self.workspace, &root.digest);
-        Ok(Plan { closure, root, place, receipt, new, known })
+        Ok(Plan { closure, root, place, receipt, new, known, counted: 0 })
     }
 
     /// Writes what belongs to the artifact beside its members: the fixed files, the tags, and the
@@ -259,13 +377,22 @@ impl Draft {
         plan: &Plan,
         tags: &[names::Pending],
         listing: &Listing<'_>,
-    ) -> Result<BTreeSet<RelPath>, Error> {
+        published: &mut Published,
+    ) -> Result<(), Error> {
         let inner = &*self.store.inner;
         let disk = &*inner.disk;
         let repository = self.store.repository(&self.workspace, name);
         let _repository = repository.exclude();
-        let mut changed =
-            repository.enlist(&plan.closure, &plan.place, Fills::Any, &self.linking())?;
+        if published.is_logged {
+            // What a failed sync took from the log's files was written anew, and is in the draft as it was.
+            inner.barrier.none_failed(self.since)?;
+        }
+        let mut made = Vec::new();
+        let listed =
+            repository.enlist(&plan.closure, &plan.place, Fills::Any, &self.linking(), &mut made);
+        made.iter().for_each(|member| inner.unsettled_members.begin(member));
+        published.members.extend(made);
+        let mut changed = listed?;
         for tag in tags.iter().filter(|tag| tag.name.repository() == name) {
             repository.may_lead(&tag.name, &plan.root.digest, listing.may_move)?;
             inner.unsettled.begin(tag.folder());
@@ -275,10 +402,12 @@ impl Draft {
                 index.note_name(&self.workspace, &plan.root.digest, &tag.name);
             }
         }
-        Ok(changed)
+        published.unsynced.folders.extend(changed);
+        Ok(())
     }
 
-    fn remember(&self, plan: &Plan, facts: &Facts) {
+    fn remember(&self, plan: &Plan) {
+        let facts = facts_of(&plan.closure, plan.counted);
         if let Some(index) = self.store.inner.index() {
             let there = |node: &&Node| !plan.receipt.absent.contains(&node.digest());
             let members: Vec<(Digest, u64)> = plan
@@ -288,7 +417,7 @@ impl Draft {
                 .filter(there)
                 .map(|node| (node.digest(), node.size()))
                 .collect();
-            index.note(&self.workspace, &plan.root.digest, facts, &members);
+            index.note(&self.workspace, &plan.root.digest, &facts, &members);
         }
     }
 

@@ -9,8 +9,7 @@ use crate::disk::RelPath;
 use crate::durable::Unsynced;
 use crate::error::Error;
 use crate::layout::{self, MemberKind};
-use crate::names;
-use crate::store::Inner;
+use crate::names::{self, N_TRIES};
 use crate::workspace::{Name, Tag};
 
 impl Repository {
@@ -21,7 +20,8 @@ impl Repository {
     pub fn delete_tag(&self, tag: &Tag) -> Result<(), Error> {
         let name = Name::new(&self.name, tag);
         let folder = layout::tags(&self.workspace, &self.name);
-        self.ending(|changed| {
+        let moved = [names::file_of(&self.workspace, &name)];
+        self.ending(&moved, |changed| {
             let led = names::get(self.disk(), &self.workspace, &name);
             if !self.unlink(&folder.join(tag))? {
                 return Err(Error::NotFound { what: name.to_string() });
@@ -41,7 +41,7 @@ impl Repository {
     /// [`Error::Disk`].
     pub fn delete_manifest(&self, digest: &Digest) -> Result<(), Error> {
         let kinds = [MemberKind::Manifest, MemberKind::Child];
-        self.ending(|changed| {
+        self.ending(&[self.member(MemberKind::Manifest, digest)], |changed| {
             let mut is_listed = false;
             for kind in kinds {
                 is_listed |= self.has(kind, digest)?;
@@ -76,37 +76,38 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Needed`] while a manifest that is listed reaches it,
-    /// [`Error::Disk`].
+    /// [`Error::Busy`] while it is pushed again and again, [`Error::Disk`].
     pub fn delete_blob(&self, digest: &Digest) -> Result<(), Error> {
-        let ended = self.ending_of(Inner::settle_ended, |changed| {
-            if !self.has(MemberKind::Blob, digest)? {
-                return Err(Error::NotFound { what: digest.to_string() });
+        let member = self.member(MemberKind::Blob, digest);
+        for _ in 0..N_TRIES {
+            let ended = self.ending(std::slice::from_ref(&member), |changed| {
+                if !self.has(MemberKind::Blob, digest)? {
+                    return Err(Error::NotFound { what: digest.to_string() });
+                }
+                if let Some(by) = self.needed_by(digest, digest)? {
+                    return Err(Error::Needed { digest: *digest, by });
+                }
+                if self.inner().log_rests_on(&member) {
+                    return Err(Error::Busy);
+                }
+                self.unlink(&member)?;
+                changed.insert(self.folder(MemberKind::Blob));
+                Ok(())
+            });
+            match ended {
+                Err(Error::Busy) => self.inner().empty_log()?,
+                ended => return ended,
             }
-            if let Some(by) = self.needed_by(digest, digest)? {
-                return Err(Error::Needed { digest: *digest, by });
-            }
-            self.unlink(&self.member(MemberKind::Blob, digest))?;
-            changed.insert(self.folder(MemberKind::Blob));
-            Ok(())
-        });
-        if matches!(ended, Err(Error::NotFound { .. })) {
-            // Perhaps it ended a moment ago, and the one who did so could not say it to the log.
-            self.inner().forget_logged(digest)?;
         }
-        ended
+        Err(Error::Busy)
     }
 
-    /// Ends names while others are excluded; it is durable when this returns. Works on a full disk.
+    /// Ends names while others are excluded; it is durable when this returns. Works on a full disk. That they are
+    /// not there is durable as well before it is said, here and for a log that would make `names` again: perhaps
+    /// somebody ended them a moment ago, and it failed.
     fn ending(
         &self,
-        end: impl FnOnce(&mut BTreeSet<RelPath>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        self.ending_of(Inner::settle, end)
-    }
-
-    fn ending_of(
-        &self,
-        settle: impl FnOnce(&Inner, &Unsynced) -> Result<(), Error>,
+        names: &[RelPath],
         end: impl FnOnce(&mut BTreeSet<RelPath>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let inner = self.inner();
@@ -115,15 +116,32 @@ impl Repository {
         // synced it yet.
         let tags = layout::tags(&self.workspace, &self.name);
         let mut changed = BTreeSet::from([self.folder(MemberKind::Manifest), tags.clone()]);
-        let ended = {
+        let (ended, is_unsettled) = {
             let _repository = self.exclude();
+            let is_unsettled = inner.unsettled.has(&tags);
             inner.unsettled.begin(&tags);
-            end(&mut changed)
+            (end(&mut changed), is_unsettled)
         };
+        if is_unsettled {
+            changed.extend(MemberKind::ALL.map(|kind| self.folder(kind)));
+        }
         let folders = changed.into_iter().collect();
-        let settled =
-            ended.and_then(|()| settle(inner, &Unsynced { folders, since, ..Unsynced::default() }));
-        if matches!(settled, Ok(()) | Err(Error::NotFound { .. } | Error::Needed { .. })) {
+        let unsynced = Unsynced { folders, since, ..Unsynced::default() };
+        let settled = match ended {
+            Ok(()) => inner.settle_ended(&unsynced),
+            Err(gone @ Error::NotFound { .. }) => {
+                let settled = match is_unsettled {
+                    true => inner.settle_moved(&unsynced, names),
+                    false => inner.forget_names(names),
+                };
+                settled.and(Err(gone))
+            }
+            other => other,
+        };
+        let is_over = |error: &Error| {
+            matches!(error, Error::NotFound { .. } | Error::Needed { .. } | Error::Busy)
+        };
+        if settled.as_ref().map_or_else(is_over, |()| true) {
             inner.unsettled.end(&tags);
         }
         settled

@@ -66,8 +66,7 @@ impl Repository {
             Reference::Digest(digest) => *digest,
             Reference::Tag(tag) => {
                 let name = Name::new(&self.name, tag);
-                let led = names::get(self.disk(), &self.workspace, &name)?;
-                led.ok_or_else(|| not_found(&name))?
+                self.led(&name)?.ok_or_else(|| not_found(&name))?
             }
         };
         self.manifest_at(&digest, &[MemberKind::Manifest, MemberKind::Child]).map_err(|error| {

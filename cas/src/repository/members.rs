@@ -52,14 +52,15 @@ impl Repository {
     }
 
     /// Lists a sealed artifact with all that it reaches, the root last: what is listed halfway,
-    /// because a call failed, has no root. Returns the folders that are to be synced. The caller
-    /// excludes others from the layout and from the repository.
+    /// because a call failed, has no root. Returns the folders that are to be synced; `made` gets the members
+    /// that are new. The caller excludes others from the layout and from the repository.
     pub(crate) fn enlist(
         &self,
         closure: &Closure,
         layout: &RelPath,
         fills: Fills,
         linking: &Linking<'_>,
+        made: &mut Vec<RelPath>,
     ) -> Result<BTreeSet<RelPath>, Error> {
         let mut changed = BTreeSet::new();
         let Some(root) = closure.manifests().last() else { return Ok(changed) };
@@ -82,7 +83,10 @@ impl Repository {
                 }
                 continue;
             }
-            self.link(&digest, &from, &self.member(kind, &digest), fills, linking)?;
+            let member = self.member(kind, &digest);
+            if self.link(&digest, &from, &member, fills, linking)? {
+                made.push(member);
+            }
             changed.insert(self.folder(kind));
         }
         if let Some(subject) = root.subject() {
@@ -94,7 +98,7 @@ impl Repository {
         Ok(changed)
     }
 
-    /// Makes a name of this repository lead to that very file.
+    /// Makes a name of this repository lead to that very file. Says whether it did not before.
     pub(super) fn link(
         &self,
         digest: &Digest,
@@ -102,7 +106,7 @@ impl Repository {
         to: &RelPath,
         fills: Fills,
         linking: &Linking<'_>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let disk = self.disk();
         let inode = |path: &RelPath| disk.stat(path).ok().map(|stat| stat.inode);
         let mut linked = linking.link(digest, from, to);
@@ -120,13 +124,17 @@ impl Repository {
                 _ => break,
             }
         }
-        if !linked? && fills == Fills::Any && inode(from) != inode(to) {
+        if linked? {
+            return Ok(true);
+        }
+        let is_other = fills == Fills::Any && inode(from) != inode(to);
+        if is_other {
             // Another file: it may be one that rotted and was brought again since.
             let spare = linking.scraps.path("member");
             linking.link(digest, from, &spare)?;
             disk.rename(&spare, to).map_err(Error::disk("renaming", &spare))?;
         }
-        Ok(())
+        Ok(is_other)
     }
 
     /// Ends a name; none is as good. Says whether there was one.
@@ -179,8 +187,11 @@ impl Repository {
         changed: &mut Vec<RelPath>,
     ) -> Result<Vec<Digest>, Error> {
         let needed = self.needed(Some(artifact))?;
+        // The log may have this artifact, or one that is about to be listed and needs a part of it.
+        let is_safe =
+            |part: &Digest| !self.inner().log_rests_on(&self.member(MemberKind::Blob, part));
         let (kept, needless): (Vec<Digest>, Vec<Digest>) =
-            parts.iter().partition(|part| needed.contains(*part));
+            parts.iter().partition(|part| needed.contains(*part) || !is_safe(part));
         for part in needless {
             for kind in [MemberKind::Child, MemberKind::Blob] {
                 if self.unlink(&self.member(kind, &part))? {

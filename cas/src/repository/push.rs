@@ -262,7 +262,7 @@ impl Push {
         let names: Vec<Name> = tags.iter().map(|tag| Name::new(&repository.name, tag)).collect();
         for name in &names {
             // Asked again when it moves; asked here, nothing is made that is refused.
-            repository.may_lead(name, &root.digest, &may_move)?;
+            repository.may_lead_now(name, &root.digest, &may_move)?;
         }
         let mut missing = Vec::new();
         for child in &self.unproved {

@@ -31,7 +31,7 @@ impl Repository {
             let sealed = Sealed::new(self.store.clone(), self.workspace.clone(), artifact);
             // What cannot be read now is found when it is asked for; opening must not fail of it.
             let listed = sealed.reaches().and_then(|(closure, _)| {
-                self.enlist(&closure, &sealed.path(), Fills::Empty, &linking)
+                self.enlist(&closure, &sealed.path(), Fills::Empty, &linking, &mut Vec::new())
             });
             if let Err(error) = listed {
                 let repository = &self.name;
@@ -45,7 +45,7 @@ impl Repository {
     /// A sync may have made a blob durable under this name and no other. If it did not, nobody was
     /// told that the blob is here; and what reads well may be in memory alone, after a sync that
     /// failed, so it is written once more.
-    fn list_what_was_coming(&self, linking: &Linking<'_>) -> Result<(), Error> {
+    pub(crate) fn list_what_was_coming(&self, linking: &Linking<'_>) -> Result<(), Error> {
         let (disk, folder) = (self.disk(), self.folder(MemberKind::Blob));
         for entry in self.inner().entries(&folder)? {
             let Some(digest) = layout::digest_of_coming(&entry.name) else { continue };

@@ -30,7 +30,8 @@ impl Repository {
         self.disk().listing_now(&folder).map(|entries| page(&entries, after, limit))
     }
 
-    /// Refuses to move a name that leads elsewhere and may not be moved. A damaged one is mended.
+    /// Refuses to move a name that leads elsewhere and may not be moved. A damaged one is mended. The caller
+    /// excludes others.
     pub(crate) fn may_lead(
         &self,
         name: &Name,
@@ -38,12 +39,52 @@ impl Repository {
         may_move: &dyn Fn(&Name) -> bool,
     ) -> Result<(), Error> {
         match names::get(self.disk(), &self.workspace, name) {
-            Ok(Some(digest)) if digest != *to && !may_move(name) => {
-                Err(Error::TagTaken { name: name.clone(), digest })
-            }
-            Ok(_) | Err(Error::DamagedName { .. }) => Ok(()),
-            Err(error) => Err(error),
+            // No damage, if a failed sync took what the log has: it is there when somebody asks again.
+            Err(damaged @ Error::DamagedName { .. }) if self.is_logged(name) => Err(damaged),
+            led => permits(name, led, to, may_move),
         }
+    }
+
+    /// The same where others are not excluded, so that it may be another answer in a moment.
+    pub(super) fn may_lead_now(
+        &self,
+        name: &Name,
+        to: &Digest,
+        may_move: &dyn Fn(&Name) -> bool,
+    ) -> Result<(), Error> {
+        permits(name, self.led(name), to, may_move)
+    }
+
+    /// Where a name leads. Others must not be excluded: what a failed sync took of the log's tags is written
+    /// anew.
+    pub(super) fn led(&self, name: &Name) -> Result<Option<Digest>, Error> {
+        let led = || names::get(self.disk(), &self.workspace, name);
+        match led() {
+            Err(Error::DamagedName { .. }) if self.is_logged(name) => {
+                self.inner().empty_log()?;
+                led()
+            }
+            led => led,
+        }
+    }
+
+    fn is_logged(&self, name: &Name) -> bool {
+        self.inner().log_has(&names::file_of(&self.workspace, name))
+    }
+}
+
+fn permits(
+    name: &Name,
+    led: Result<Option<Digest>, Error>,
+    to: &Digest,
+    may_move: &dyn Fn(&Name) -> bool,
+) -> Result<(), Error> {
+    match led {
+        Ok(Some(digest)) if digest != *to && !may_move(name) => {
+            Err(Error::TagTaken { name: name.clone(), digest })
+        }
+        Ok(_) | Err(Error::DamagedName { .. }) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

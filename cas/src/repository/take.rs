@@ -8,7 +8,7 @@ use super::members::Fills;
 use crate::digest::Digest;
 use crate::disk::{Kind, RelPath};
 use crate::draft::Taken;
-use crate::durable::Unsynced;
+use crate::durable::{Unsynced, settle_way};
 use crate::error::Error;
 use crate::intake::{Expected, Intake};
 use crate::layout::{self, MemberKind};
@@ -69,8 +69,9 @@ impl Repository {
 
         let (workspace, repository) = (&self.workspace, &self.name);
         if let Some(bytes) = proved.bytes.as_deref().filter(|_| !proved.kept) {
-            let record = Record { workspace, repository, digest: claimed, bytes };
-            if let Some(logged) = inner.log(&record, unsynced.since)? {
+            let record = Record { workspace, repository, digest: claimed, bytes, manifest: None };
+            if let Some(logged) = inner.log(&record, unsynced.since) {
+                inner.write_log(&logged)?;
                 linking.is_logged = true;
                 self.name_blob(claimed, &own, false, &linking)?;
                 drop(logged);
@@ -112,6 +113,10 @@ impl Repository {
         unsynced.folders.push(folder);
         inner.barrier.settle_alone(disk, &unsynced)?;
         self.name_blob(digest, &coming, is_ours, linking)?;
+        if inner.unsettled_members.has(&self.member(MemberKind::Blob, digest)) {
+            // Of that file somebody else made a member, and did not sync it yet.
+            inner.barrier.counted(settle_way(disk, &self.folder(MemberKind::Blob)))?;
+        }
         // If that name stayed, the next start would list the blob again, whoever deleted it meanwhile.
         self.unlink(&coming)?;
         linking.scraps.gone(&coming);
@@ -163,9 +168,12 @@ impl Repository {
         // What is listed already stays: nobody has looked at the bytes of the other one.
         let repository = self.exclude();
         let linked = self.link(digest, &source, &member, Fills::Empty, &linking);
+        if matches!(linked, Ok(true)) {
+            inner.unsettled_members.begin(&member);
+        }
         drop(repository);
         match linked {
-            Ok(()) => {}
+            Ok(_) => {}
             // Deleted in this moment.
             Err(Error::Disk { source: error, .. })
                 if error.kind() == io::ErrorKind::NotFound && !self.is_there(&source)? =>
@@ -180,6 +188,9 @@ impl Repository {
         }
         let folders = vec![linking.pool.blobs(digest.algorithm()), self.folder(MemberKind::Blob)];
         inner.settle(&Unsynced { folders, since, ..Unsynced::default() })?;
+        if matches!(linked, Ok(true)) {
+            inner.unsettled_members.end(&member);
+        }
         let stat = self.disk().stat(&member).map_err(Error::disk("looking at", &member))?;
         Ok(Some(stat.size))
     }

@@ -30,6 +30,8 @@ impl Sealed {
             if self.look_at_fixed(&path, expected)?.is_none() {
                 continue;
             }
+            // No damage, if a failed sync dropped what the log still has.
+            self.inner().forget_names(&[self.path()])?;
             let _artifact = self.exclude()?;
             // Perhaps somebody has just written it again.
             let Some(what) = self.look_at_fixed(&path, expected)? else { continue };

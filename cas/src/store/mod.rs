@@ -30,7 +30,7 @@ use crate::workspace::{RepositoryName, Workspace};
 
 pub use find::Summary;
 use opening::{identify, make_folders, make_pool};
-pub(crate) use room::Writing;
+pub(crate) use room::{Reserved, Writing};
 
 /// One lock for each of so many digests at once.
 const N_LOCKS: usize = 64;
@@ -104,7 +104,10 @@ pub(crate) struct Inner {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) options: Options,
     pub(crate) barrier: Barrier,
+    /// Folders of tags that changed.
     pub(crate) unsettled: Unsettled,
+    /// Members that are new, and not in the log.
+    pub(crate) unsettled_members: Unsettled,
     pub(crate) wal: Wal,
     pub(crate) memory: Budget,
     pub(crate) index: Mutex<Option<Arc<Index>>>,
@@ -146,6 +149,7 @@ impl Store {
                 options,
                 barrier: Barrier::default(),
                 unsettled: Unsettled::default(),
+                unsettled_members: Unsettled::default(),
                 index: Mutex::new(None),
                 id,
                 serial: AtomicU64::new(0),
@@ -161,7 +165,7 @@ impl Store {
         };
         store.place_what_is_named()?;
         store.inner.remove_tree_inside(&RelPath::new(layout::STAGING))?;
-        store.inner.redo()?;
+        store.redo()?;
         store.inner.refill_reserve();
         store.open_index()?;
         Ok(store)
@@ -175,6 +179,7 @@ impl Store {
         }
         if let Err(error) = self.inner.empty_log() {
             tracing::error!(%error, "the log is not empty: the next start does it again");
+            return;
         }
         let index = lock(&self.inner.index).take();
         let Some(index) = index.and_then(Arc::into_inner) else { return };

@@ -1,14 +1,17 @@
-//! The write-ahead log: small pushed blobs are durable here first, many by one write and one sync.
+//! The write-ahead log: what is pushed and small is durable here first, many by one write and one sync.
 //!
-//! A small blob costs little to write and much to sync, as a file and a folder. So its bytes go to the log
-//! as well, together with those of all who push in that moment; one sync later it may have its names, and
-//! nobody syncs those. After a crash the next start gives every blob of the log its bytes and names again.
+//! A small blob costs little to write and much to sync, as a file and a folder, and a manifest is a dozen
+//! of those. So their bytes go to the log as well, together with those of all who push in that moment; one
+//! sync later a blob may have its names, and a manifest its layout, its listing and its tags, and nobody
+//! syncs those. After a crash the next start makes all of it again that the log tells of.
 //! What the log holds is durable for the names that it was logged for, and for no others: who gives its
-//! file another name asks [`Inner::rest_on`] first.
+//! file another name asks [`Inner::rest_on`] first. What is not in the log of a manifest must be durable
+//! without it: its children, as members of its repository.
 //!
 //! There are two segments, files that are written over and never grow. One takes records until it is full;
-//! then a sync of everything makes its blobs durable where they are, and it is empty again. Who ends a name
-//! that the log would bring back empties it before he says so: [`Inner::settle_ended`].
+//! then a sync of everything makes what they tell of durable where it is, and it is empty again. Who ends a
+//! name that the log would bring back empties it before he says so, [`Inner::settle_ended`], and so does who
+//! moves one that the log would move back, [`Inner::settle_moved`].
 
 mod record;
 mod redo;
@@ -24,8 +27,8 @@ use crate::error::Error;
 use crate::layout;
 use crate::store::{Inner, lock};
 
-use record::PAGE;
-pub(crate) use record::Record;
+use record::{PAGE, Use};
+pub(crate) use record::{Record, Sealing};
 
 /// Larger blobs are synced by themselves: to write them twice costs more than it saves.
 pub(crate) const MOST_BYTES: u64 = 64 << 10;
@@ -39,7 +42,7 @@ pub(crate) struct Wal {
     /// Bytes of a segment; without any there is no log.
     size: u64,
     state: Mutex<State>,
-    /// Told when a blob has its names.
+    /// Told when what is in a record has its names.
     named: Condvar,
     writes: Turns,
     emptied: Turns,
@@ -53,37 +56,50 @@ struct State {
     /// The one that takes records.
     current: usize,
     generation: u64,
+    /// Names that a record is about to move, one at a time, so that they move in the order of the records.
+    moving: HashSet<RelPath>,
 }
 
 #[derive(Default)]
 struct Segment {
     file: Option<Arc<dyn File>>,
-    generation: u64,
+    of: Use,
     /// Where the next record begins.
     end: u64,
     /// The last records, which are not written yet.
     pending: Vec<u8>,
-    /// Records whose blobs do not have their names yet.
+    /// Records of what does not have its names yet.
     n_unnamed: u64,
-    /// How many syncs had failed before the first of its blobs was written.
+    /// How many syncs had failed before the first of its files was written.
     since: u64,
+    /// Whose bytes its records have.
     blobs: HashSet<Digest>,
+    /// Layouts, listings and tags that its records would make again.
+    names: HashSet<RelPath>,
+    /// Members that its manifests could not be made again without.
+    rests_on: HashSet<RelPath>,
     /// It takes no more records until it was emptied.
     is_full: bool,
     /// Where a write failed.
     broken_at: Option<u64>,
 }
 
-/// A blob that is durable in the log and is about to get its names.
+/// A record that has its place in the log, and what it tells of does not have its names yet.
 pub(crate) struct Logged<'a> {
     wal: &'a Wal,
     segment: usize,
     at: u64,
+    moving: Vec<RelPath>,
 }
 
 impl Drop for Logged<'_> {
     fn drop(&mut self) {
-        lock(&self.wal.state).segments[self.segment].n_unnamed -= 1;
+        let mut state = lock(&self.wal.state);
+        state.segments[self.segment].n_unnamed -= 1;
+        for name in &self.moving {
+            state.moving.remove(name);
+        }
+        drop(state);
         self.wal.named.notify_all();
     }
 }
@@ -100,9 +116,18 @@ impl Wal {
         }
     }
 
-    /// Gives a record its place. Nothing when there is none: the blob is to be synced by itself.
+    /// Gives a record its place. Nothing when there is none: what it tells of is to be synced by itself.
     fn append(&self, inner: &Inner, record: &Record<'_>, since: u64) -> Option<Logged<'_>> {
+        let names = record.names();
+        // A blob is the same wherever its listing leads.
+        let moving = if record.manifest.is_some() { names.clone() } else { Vec::new() };
+        if !record.fits() {
+            return None;
+        }
         let mut state = lock(&self.state);
+        if moving.iter().any(|name| state.moving.contains(name)) {
+            return None;
+        }
         let end = |segment: &Segment| segment.end + record.size() as u64;
         let fits = |segment: &Segment| !segment.is_full && end(segment) <= self.size;
         let (current, next) = (state.current, 1 - state.current);
@@ -120,15 +145,18 @@ impl Wal {
         }
         let is_first = segment.end == 0;
         if is_first {
-            (segment.generation, segment.since) = (generation, since);
+            (segment.of, segment.since) = (Use::new(generation), since);
         }
         segment.since = segment.since.min(since);
         let since = segment.since;
         let at = segment.end;
         segment.end = end(segment);
-        record.write(segment.generation, &mut segment.pending);
+        record.write(segment.of, &mut segment.pending);
         segment.n_unnamed += 1;
         segment.blobs.insert(*record.digest);
+        segment.names.extend(names);
+        segment.rests_on.extend(record.rests_on());
+        state.moving.extend(moving.iter().cloned());
         state.generation += u64::from(is_first);
         // The two may be records of one file: what a failed sync took of it, it took from both.
         let other = &mut state.segments[1 - number];
@@ -137,7 +165,7 @@ impl Wal {
             other.since = since;
             state.segments[number].since = since;
         }
-        Some(Logged { wal: self, segment: number, at })
+        Some(Logged { wal: self, segment: number, at, moving })
     }
 
     /// A new segment, durable, with a block for each of its bytes. That there is no room for one is no
@@ -211,6 +239,20 @@ impl Wal {
         holding.map(|segment| segment.since).min()
     }
 
+    /// Whether it would bring one of these back.
+    fn has_any(&self, names: &[RelPath]) -> bool {
+        let state = lock(&self.state);
+        names.iter().any(|name| state.segments.iter().any(|segment| segment.names.contains(name)))
+    }
+
+    /// Its files, the older one first.
+    fn files(&self) -> Vec<Arc<dyn File>> {
+        let state = lock(&self.state);
+        let mut segments: Vec<&Segment> = state.segments.iter().collect();
+        segments.sort_by_key(|segment| segment.of.generation);
+        segments.iter().filter_map(|segment| segment.file.clone()).collect()
+    }
+
     fn wait_for_names(&self, number: usize) -> MutexGuard<'_, State> {
         let mut state = lock(&self.state);
         while state.segments[number].n_unnamed > 0 {
@@ -219,7 +261,7 @@ impl Wal {
         state
     }
 
-    /// Makes the blobs of a full segment durable where they are; then it takes records again.
+    /// Makes what a full segment tells of durable where it is; then it takes records again.
     fn empty_segment(&self, inner: &Inner, number: usize) -> Result<(), Error> {
         let state = self.wait_for_names(number);
         let segment = &state.segments[number];
@@ -229,10 +271,11 @@ impl Wal {
         let disk = &*inner.disk;
         let synced = inner.barrier.sync_all(disk);
         if synced.is_err() || inner.barrier.n_failed_soon() != since {
-            // Its blobs may have been dropped from memory, and be nowhere but in the log.
+            // Its files may have been dropped from memory, and be nowhere but in the log; and a layout holds
+            // blobs of the other segment as well.
             let since = inner.barrier.n_failed();
             inner.release_reserve();
-            inner.redo_written(&*file)?;
+            inner.redo_written(&self.files())?;
             inner.barrier.sync_all(disk).map_err(Error::disk("syncing", &RelPath::root()))?;
             inner.barrier.n_failed_soon();
             inner.barrier.none_failed(since)?;
@@ -247,7 +290,7 @@ impl Wal {
     }
 
     fn full(&self) -> Option<usize> {
-        lock(&self.state).segments.iter().position(|segment| segment.is_full)
+        oldest(&lock(&self.state).segments, |segment| segment.is_full)
     }
 
     /// Empties all that has records now. Everything was synced since when this returns, records or not:
@@ -273,9 +316,8 @@ impl Wal {
     /// A segment that has records and takes no more of them, none that is younger than that.
     fn close(&self, until: u64) -> Option<usize> {
         let mut state = lock(&self.state);
-        let has_old = |segment: &Segment| segment.end > 0 && segment.generation <= until;
-        let is_full = |segment: &Segment| segment.is_full && has_old(segment);
-        let full = state.segments.iter().position(is_full);
+        let has_old = |segment: &Segment| segment.end > 0 && segment.of.generation <= until;
+        let full = oldest(&state.segments, |segment| segment.is_full && has_old(segment));
         let current = Some(state.current).filter(|current| has_old(&state.segments[*current]));
         let number = full.or(current)?;
         state.segments[number].is_full = true;
@@ -283,22 +325,33 @@ impl Wal {
     }
 }
 
+/// Records go before younger ones: a name may have moved twice.
+fn oldest(segments: &[Segment], is_one: impl Fn(&Segment) -> bool) -> Option<usize> {
+    let found = segments.iter().enumerate().filter(|(_, segment)| is_one(segment));
+    found.min_by_key(|(_, segment)| segment.of.generation).map(|(number, _)| number)
+}
+
 impl Inner {
-    /// Makes a blob durable in the log. Nothing when the log is not for it, or has no room just now.
-    pub(crate) fn log(&self, record: &Record<'_>, since: u64) -> Result<Option<Logged<'_>>, Error> {
-        let wal = &self.wal;
+    /// Gives a record its place in the log; it is not durable before [`Inner::write_log`]. Nothing when the
+    /// log is not for it, or has no room just now. Of two records of one name the one that comes first here
+    /// is the older one; a name that is about to move is for nobody else.
+    pub(crate) fn log(&self, record: &Record<'_>, since: u64) -> Option<Logged<'_>> {
         // What others have not written would hold up the sync that empties it.
-        if wal.size == 0 || record.bytes.len() as u64 > MOST_BYTES || self.disk.is_crowded() {
-            return Ok(None);
+        if self.wal.size == 0 || record.bytes.len() as u64 > MOST_BYTES || self.disk.is_crowded() {
+            return None;
         }
-        let Some(logged) = wal.append(self, record, since) else { return Ok(None) };
+        self.wal.append(self, record, since)
+    }
+
+    /// Makes what has its place in the log durable.
+    pub(crate) fn write_log(&self, logged: &Logged<'_>) -> Result<(), Error> {
+        let wal = &self.wal;
         let written = wal.writes.wait(|| self.barrier.counted(wal.write()));
-        let written = written.and_then(|()| match wal.is_lost(&logged) {
+        let written = written.and_then(|()| match wal.is_lost(logged) {
             true => Err(io::Error::other("a write of the log failed")),
             false => Ok(()),
         });
-        written.map_err(Error::disk("writing", &RelPath::new(layout::WAL)))?;
-        Ok(Some(logged))
+        written.map_err(Error::disk("writing", &RelPath::new(layout::WAL)))
     }
 
     /// Empties a segment that is full, unless somebody does so already. That it fails is no failure of who
@@ -330,11 +383,30 @@ impl Inner {
         self.barrier.none_failed(unsynced.since)
     }
 
-    /// Empties the log if it would bring a blob back.
-    pub(crate) fn forget_logged(&self, digest: &Digest) -> Result<(), Error> {
-        match self.wal.since(digest) {
-            None => Ok(()),
-            Some(_) => self.empty_log(),
+    /// Makes it durable that names were moved, also for a log that would move them back.
+    pub(crate) fn settle_moved(&self, unsynced: &Unsynced, names: &[RelPath]) -> Result<(), Error> {
+        match self.wal.has_any(names) {
+            true => self.settle_ended(unsynced),
+            false => self.settle(unsynced),
+        }
+    }
+
+    /// Whether the log has a manifest that could not be made again without this member. Who is about to end it
+    /// asks, while others are excluded from the repository, and empties the log first, or leaves it.
+    pub(crate) fn log_rests_on(&self, member: &RelPath) -> bool {
+        lock(&self.wal.state).segments.iter().any(|segment| segment.rests_on.contains(member))
+    }
+
+    /// Whether the log would make one of these names again.
+    pub(crate) fn log_has(&self, name: &RelPath) -> bool {
+        self.wal.has_any(std::slice::from_ref(name))
+    }
+
+    /// Empties the log if it would bring one of these names back.
+    pub(crate) fn forget_names(&self, names: &[RelPath]) -> Result<(), Error> {
+        match self.wal.has_any(names) {
+            true => self.empty_log(),
+            false => Ok(()),
         }
     }
 

@@ -1,49 +1,84 @@
-//! How a blob stands in the log.
+//! How a blob or a sealed manifest stands in the log.
 //!
 //! A record is a number of whole pages, so that writing one never touches a block that holds another: a
-//! line of JSON, a line with the first 16 hex digits of its SHA-256, the blob's bytes, zeros. The blob's own
-//! digest guards its bytes. The generation of its segment stands in every record, so that what an earlier
-//! use of the segment left behind it is not taken for one of this.
+//! line of JSON, a line with the first 16 hex digits of its SHA-256, the bytes, zeros. Their own digest
+//! guards the bytes. The generation of its segment stands in every record, so that what an earlier use of
+//! the segment left behind it is not taken for one of this; and with it a number that nobody can guess, because
+//! what is left behind are bytes that clients chose.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::workspace::{RepositoryName, Workspace};
+use crate::disk::RelPath;
+use crate::layout::{self, MemberKind};
+use crate::workspace::{RepositoryName, Tag, Workspace};
 
 /// Bytes of a block of the disk, and of the kernel's cache.
 pub(super) const PAGE: usize = 4096;
-/// Bytes that the two lines have at most: names are at most 383 of them, and a digest 135.
+/// Bytes that the two lines have at most: names are at most 383 of them, and a digest 135. A manifest
+/// whose tags do not fit is not for the log.
 const HEAD: usize = 1024;
 /// Hex digits of the check of a record's line.
 const CHECK: usize = 16;
 
-/// One blob of one repository.
+/// One blob of one repository, or one manifest that is sealed and listed there.
 pub(crate) struct Record<'a> {
     pub(crate) workspace: &'a Workspace,
     pub(crate) repository: &'a RepositoryName,
     pub(crate) digest: &'a Digest,
     pub(crate) bytes: &'a [u8],
+    /// Nothing of the kind for a blob.
+    pub(crate) manifest: Option<Sealing<'a>>,
+}
+
+/// What is more to say of a manifest.
+pub(crate) struct Sealing<'a> {
+    /// What is to lead to it.
+    pub(crate) tags: Vec<&'a Tag>,
+    /// What it reaches, each a member of the repository.
+    pub(crate) blobs: Vec<Digest>,
+}
+
+/// One use of a segment, between being empty and being empty again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Use {
+    pub(super) generation: u64,
+    secret: u64,
+}
+
+impl Use {
+    pub(super) fn new(generation: u64) -> Use {
+        // Keyed with what the system gives each process at random.
+        Use { generation, secret: RandomState::new().hash_one(generation) }
+    }
 }
 
 /// What a record says.
 pub(super) struct Found {
-    pub(super) generation: u64,
+    pub(super) of: Use,
     pub(super) workspace: Workspace,
     pub(super) repository: RepositoryName,
     pub(super) digest: Digest,
-    /// Where the blob's bytes are.
+    /// Where the bytes are.
     pub(super) bytes: Range<usize>,
+    /// What leads to a manifest; nothing of the kind for a blob.
+    pub(super) tags: Option<Vec<Tag>>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Line {
-    generation: u64,
+    #[serde(flatten)]
+    of: Use,
     workspace: String,
     repository: String,
     digest: Digest,
     size: usize,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    tags: Option<Vec<String>>,
 }
 
 impl Record<'_> {
@@ -52,20 +87,57 @@ impl Record<'_> {
         size_of(self.bytes.len())
     }
 
-    /// Adds the record, as it stands in a segment of that generation.
-    pub(super) fn write(&self, generation: u64, to: &mut Vec<u8>) {
+    /// Whether its lines have room. Those of a blob always have.
+    pub(super) fn fits(&self) -> bool {
+        self.manifest.is_none()
+            || self.head(Use { generation: u64::MAX, secret: u64::MAX }).len() <= HEAD
+    }
+
+    /// Where it is listed, and of a manifest its layout and its tags as well.
+    pub(super) fn names(&self) -> Vec<RelPath> {
+        let Some(manifest) = &self.manifest else {
+            return vec![self.member(MemberKind::Blob, self.digest)];
+        };
+        let folder = layout::tags(self.workspace, self.repository);
+        let own = [
+            self.member(MemberKind::Manifest, self.digest),
+            layout::artifact(self.workspace, self.digest),
+        ];
+        own.into_iter().chain(manifest.tags.iter().map(|tag| folder.join(tag))).collect()
+    }
+
+    /// The members of its repository without which it could not be done again.
+    pub(super) fn rests_on(&self) -> impl Iterator<Item = RelPath> {
+        let blobs = self.manifest.iter().flat_map(|manifest| &manifest.blobs);
+        blobs.map(|blob| self.member(MemberKind::Blob, blob))
+    }
+
+    fn member(&self, kind: MemberKind, digest: &Digest) -> RelPath {
+        layout::members(self.workspace, self.repository, kind).join(layout::digest_file(digest))
+    }
+
+    /// Adds the record, as it stands in that use of a segment.
+    pub(super) fn write(&self, of: Use, to: &mut Vec<u8>) {
+        let end = to.len() + self.size();
+        to.reserve(self.size());
+        to.extend_from_slice(self.head(of).as_bytes());
+        to.extend_from_slice(self.bytes);
+        to.resize(end, 0);
+    }
+
+    fn head(&self, of: Use) -> String {
         let line = Line {
-            generation,
+            of,
             workspace: self.workspace.to_string(),
             repository: self.repository.to_string(),
             digest: *self.digest,
             size: self.bytes.len(),
+            tags: self
+                .manifest
+                .as_ref()
+                .map(|m| m.tags.iter().map(|tag| tag.to_string()).collect()),
         };
-        let end = to.len() + self.size();
-        to.reserve(self.size());
-        to.extend_from_slice(checked(&serde_json::to_string(&line).unwrap_or_default()).as_bytes());
-        to.extend_from_slice(self.bytes);
-        to.resize(end, 0);
+        checked(&serde_json::to_string(&line).unwrap_or_default())
     }
 }
 
@@ -77,7 +149,7 @@ fn size_of(blob: usize) -> usize {
 pub(super) fn all(segment: &[u8]) -> Vec<Found> {
     let (mut found, mut at) = (Vec::<Found>::new(), 0);
     while let Some(record) = read(segment, at) {
-        if found.first().is_some_and(|first| first.generation != record.generation) {
+        if found.first().is_some_and(|first| first.of != record.of) {
             break;
         }
         at += size_of(record.bytes.len());
@@ -99,14 +171,14 @@ fn read(segment: &[u8], at: usize) -> Option<Found> {
     if segment.get(at..begin)? != head.as_bytes() {
         return None;
     }
-    let Line { generation, workspace, repository, digest, size } =
-        serde_json::from_str(line).ok()?;
+    let Line { of, workspace, repository, digest, size, tags } = serde_json::from_str(line).ok()?;
     let bytes = begin..begin.checked_add(size)?;
     if Digest::compute(digest.algorithm(), segment.get(bytes.clone())?) != digest {
         return None;
     }
     let (workspace, repository) = (workspace.parse().ok()?, repository.parse().ok()?);
-    Some(Found { generation, workspace, repository, digest, bytes })
+    let tags = tags.map(|tags| tags.iter().map(|tag| tag.parse()).collect::<Result<_, _>>());
+    Some(Found { of, workspace, repository, digest, bytes, tags: tags.transpose().ok()? })
 }
 
 #[cfg(test)]
@@ -114,11 +186,15 @@ mod tests {
     use super::*;
 
     fn record(bytes: &[u8], generation: u64) -> Vec<u8> {
+        of(bytes, Use { generation, secret: 7 })
+    }
+
+    fn of(bytes: &[u8], of: Use) -> Vec<u8> {
         let (workspace, repository) = ("w".parse().unwrap(), "app/x".parse().unwrap());
         let digest = &Digest::of(bytes);
         let mut written = Vec::new();
-        Record { workspace: &workspace, repository: &repository, digest, bytes }
-            .write(generation, &mut written);
+        Record { workspace: &workspace, repository: &repository, digest, bytes, manifest: None }
+            .write(of, &mut written);
         written
     }
 
@@ -160,5 +236,19 @@ mod tests {
         let mut segment = record(b"new", 4);
         segment.extend(record(b"old", 3));
         assert_eq!(bytes_in(&segment), [b"new"]);
+    }
+
+    /// A client knows all of a record but one number.
+    #[test]
+    fn what_a_client_wrote_is_not_taken_for_a_record() {
+        let (real, guessed) = (Use::new(4), Use { generation: 4, secret: 7 });
+        assert!(real.secret != Use::new(4).secret || real.secret != Use::new(4).secret);
+        let mut segment = of(b"new", real);
+        segment.extend(of(b"forged", guessed));
+        assert_eq!(bytes_in(&segment), [b"new"]);
+        // The same record, if the number were known.
+        segment.truncate(PAGE);
+        segment.extend(of(b"forged", real));
+        assert_eq!(bytes_in(&segment), [&b"new"[..], b"forged"]);
     }
 }
