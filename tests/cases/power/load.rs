@@ -43,12 +43,13 @@ pub(super) struct Ledger {
     pub(super) n_acknowledged: usize,
 }
 
-/// A blob whose push was answered.
+/// What was pushed and answered: a blob, or a manifest of one.
 #[derive(Debug)]
 pub(super) struct Pushed {
     path: String,
     seed: String,
     size: usize,
+    is_manifest: bool,
 }
 
 // === impl Pushed ===
@@ -56,14 +57,30 @@ pub(super) struct Pushed {
 impl Pushed {
     pub(super) fn is_there(&self, daemon: &Daemon) -> bool {
         let answer = daemon.connect().get(&self.path);
-        answer.status == 200 && answer.body == noise(&self.seed, self.size)
+        let blob = noise(&self.seed, self.size);
+        let bytes = if self.is_manifest { manifest(&Digest::of(&blob)) } else { blob };
+        answer.status == 200 && answer.body == bytes
     }
 }
 
-/// Pushes one blob after another, in a repository that is new or not, until something fails.
+/// A manifest whose config and only layer is this blob of 4096 bytes.
+fn manifest(blob: &Digest) -> Vec<u8> {
+    let claim = |media_type: &str| serde_json::json!({ "mediaType": media_type, "digest": blob, "size": 4096 });
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": types::IMAGE_MANIFEST,
+        "config": claim(types::CONFIG),
+        "layers": [claim(types::LAYER)],
+    });
+    serde_json::to_vec(&manifest).unwrap()
+}
+
+/// Pushes one blob after another, in a repository that is new or not, until something fails; after a small one a
+/// manifest, if that is wanted.
 pub(super) fn push(
     daemon: &Daemon,
     (round, thread): (usize, usize),
+    with_manifests: bool,
     pushed: &Mutex<Vec<Pushed>>,
     over: &AtomicBool,
 ) {
@@ -79,16 +96,30 @@ pub(super) fn push(
         let bytes = noise(&seed, size);
         let (repository, digest) = (format!("default/power-{round}/{}", n / 3), Digest::of(&bytes));
         let begin = format!("/v2/{repository}/blobs/uploads/?digest={digest}");
-        let answer = Connection::open(&daemon.home().socket()).and_then(|mut connection| {
-            connection.send(head("POST", &begin, size as u64))?;
-            connection.send(&bytes)?;
-            Ok(connection.answer())
-        });
-        if !answer.as_ref().is_ok_and(|answer| answer.status == 201) {
-            return assert!(over.load(Ordering::SeqCst), "before the cut: {answer:?}");
+        let send = |method: &str, path: &str, bytes: &[u8]| {
+            let answer = Connection::open(&daemon.home().socket()).and_then(|mut connection| {
+                connection.send(head(method, path, bytes.len() as u64))?;
+                connection.send(bytes)?;
+                Ok(connection.answer())
+            });
+            let is_there = answer.as_ref().is_ok_and(|answer| answer.status == 201);
+            assert!(is_there || over.load(Ordering::SeqCst), "before the cut: {answer:?}");
+            is_there
+        };
+        if !send("POST", &begin, &bytes) {
+            return;
         }
         let path = format!("/v2/{repository}/blobs/{digest}");
-        pushed.lock().unwrap().push(Pushed { path, seed, size });
+        let blob = Pushed { path, seed: seed.clone(), size, is_manifest: false };
+        pushed.lock().unwrap().push(blob);
+        if !with_manifests || size != 4096 {
+            continue;
+        }
+        let path = format!("/v2/{repository}/manifests/{thread}-{n}");
+        if !send("PUT", &path, &manifest(&digest)) {
+            return;
+        }
+        pushed.lock().unwrap().push(Pushed { path, seed, size, is_manifest: true });
     }
 }
 
