@@ -74,6 +74,17 @@ pub enum ParseError {
     },
 }
 
+/// Hex digits of [`check_of`].
+pub(crate) const CHECK: usize = 16;
+
+/// The check of a line in a file of the store's own, against rot and torn writes: the first hex digits of its
+/// SHA-256.
+pub(crate) fn check_of(line: &str) -> String {
+    let mut check = Digest::of(line.as_bytes()).hex();
+    check.truncate(CHECK);
+    check
+}
+
 impl Digest {
     /// The SHA-256 of these bytes.
     pub fn of(bytes: &[u8]) -> Digest {

@@ -51,6 +51,11 @@ pub(crate) struct Unsynced {
     pub(crate) since: u64,
 }
 
+/// What is said where a failed sync may have dropped the bytes of a file that is about to get a name.
+pub(crate) fn lost(doing: &'static str, path: &RelPath) -> Error {
+    Error::disk(doing, path)(io::Error::other("a sync failed"))
+}
+
 /// Makes what was changed under a name durable.
 pub(crate) fn sync_folder_of(disk: &dyn Disk, path: &RelPath) -> Result<(), Error> {
     let Some((folder, _)) = path.split() else { return Ok(()) };

@@ -80,12 +80,10 @@ impl Store {
             // Perhaps somebody retired it a moment ago, and it failed.
             Err(gone @ Error::NotFound { .. }) => {
                 let place = layout::artifact(workspace, digest);
-                if inner.unsettled.has(&place) {
-                    let folders = place.split().map(|(folder, _)| folder).into_iter().collect();
-                    let since = inner.barrier.n_failed();
-                    inner.settle(&Unsynced { folders, since, ..Unsynced::default() })?;
-                }
-                inner.forget_names(&[place])?;
+                let folders = place.split().map(|(folder, _)| folder).into_iter().collect();
+                let since = inner.barrier.n_failed();
+                let unsynced = Unsynced { folders, since, ..Unsynced::default() };
+                inner.settle_gone(inner.unsettled.has(&place), &unsynced, &[place])?;
                 return Err(gone);
             }
             other => other?,

@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use crate::buffer::STEP;
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::disk::{Create, Disk, File, RelPath, write_all_at};
+use crate::durable::lost;
 use crate::error::{Damage, DamageKind, Error};
 use crate::layout::{self, Pool};
 use crate::quarantine::{self, Subject};
@@ -113,8 +114,7 @@ impl<'a> Linking<'a> {
 
     /// Whether a link to the store's own copy still is one: after a failed sync it is written anew.
     fn is_ours(&self, digest: &Digest, path: &RelPath) -> bool {
-        let inode = |path: &RelPath| self.disk().stat(path).ok().map(|stat| stat.inode);
-        inode(path) == inode(&self.pool.blob(digest))
+        self.inner.is_one_file(path, &self.pool.blob(digest))
     }
 
     fn hold_once(
@@ -180,7 +180,7 @@ impl<'a> Linking<'a> {
             if is_same(disk, own, &theirs)? {
                 // Others may wait for us here: that the log is emptied is left to who asks again.
                 if !self.is_logged && !self.inner.rest_on(digest, &theirs)? {
-                    return Err(Error::disk("linking", &blob)(io::Error::other("a sync failed")));
+                    return Err(lost("linking", &blob));
                 }
                 if !self.is_logged && !self.is_ours(digest, &theirs) {
                     continue;
@@ -238,7 +238,7 @@ impl<'a> Linking<'a> {
             match link(&blob) {
                 Ok(Some(true)) if !self.inner.rest_on(digest, to)? => {
                     disk.unlink(to).map_err(Error::disk("removing", to))?;
-                    return Err(Error::disk("linking", &blob)(io::Error::other("a sync failed")));
+                    return Err(lost("linking", &blob));
                 }
                 Ok(Some(linked)) => return Ok(linked),
                 Ok(None) => {}

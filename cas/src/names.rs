@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 
-use crate::digest::Digest;
+use crate::digest::{CHECK, Digest, check_of};
 use crate::disk::{Create, Disk, Entry, Kind, RelPath, write_all_at};
 use crate::error::Error;
 use crate::layout::{self, MemberKind};
@@ -16,8 +16,6 @@ use crate::workspace::{Name, RepositoryName, Tag, Workspace};
 
 /// The longest digest as text, its line's end, and the check.
 const MOST_BYTES: u64 = 7 + 128 + 1 + CHECK as u64 + 1;
-/// Hex digits of the check: it guards against rot, not against whoever can write the store.
-const CHECK: usize = 16;
 /// How deep a repository's folders are followed; its name has at most 255 bytes.
 const MOST_DEPTH: usize = 130;
 /// How often a folder is made again because somebody tidied it away.
@@ -146,8 +144,7 @@ fn damaged(name: &Name) -> Error {
 
 /// What stands in the file of a tag.
 fn bytes(name: &Name, digest: &Digest) -> Vec<u8> {
-    let check = Digest::of(format!("{name} {digest}").as_bytes()).hex();
-    format!("{digest}\n{}\n", &check[..CHECK]).into_bytes()
+    format!("{digest}\n{}\n", check_of(&format!("{name} {digest}"))).into_bytes()
 }
 
 /// The repositories of a workspace that have a folder, in no order.

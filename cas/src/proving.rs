@@ -73,12 +73,11 @@ impl Place<'_> {
             Err(bad) => bad,
         };
         still()?;
-        if self.inner.is_logged(&self.digest).is_err() {
-            // No rot: a failed sync dropped what the log still has.
-            self.inner.empty_log()?;
-            if let Ok(file) = self.look()? {
-                return Ok(Ok(Good { file, healed: true }));
-            }
+        // No rot, if a failed sync dropped what the log still has.
+        if self.inner.mend_lost(&self.digest)?
+            && let Ok(file) = self.look()?
+        {
+            return Ok(Ok(Good { file, healed: true }));
         }
         let exclude = || {
             let guard = lock();

@@ -37,7 +37,12 @@ pub(crate) const LOG: u64 = 8 << 10;
 
 /// Opens the store the way that makes the same calls each time.
 fn open(disk: &SimDisk) -> Result<Store, Error> {
-    let options = Options { index: None, pipeline_from: u64::MAX, log: LOG, ..Options::default() };
+    open_with(disk, LOG)
+}
+
+/// The same with segments of the log of so many bytes.
+fn open_with(disk: &SimDisk, log: u64) -> Result<Store, Error> {
+    let options = Options { index: None, pipeline_from: u64::MAX, log, ..Options::default() };
     Store::open(Arc::new(disk.clone()), options)
 }
 

@@ -173,12 +173,9 @@ impl Draft {
             for name in &listing.names {
                 listed.may_lead(name, &digest, listing.may_move)?;
             }
-            let inode = |path: &RelPath| inner.disk.stat(path).ok().map(|stat| stat.inode);
             let is_safe = |blob: &Descriptor| {
                 let member = listed.member(MemberKind::Blob, &blob.digest);
-                let found = inode(&member);
-                found.is_some()
-                    && found == inode(&self.member_path(&blob.digest))
+                inner.is_one_file(&member, &self.member_path(&blob.digest))
                     && !inner.unsettled_members.has(&member)
             };
             if !plan.closure.blobs().all(is_safe) {
@@ -265,12 +262,11 @@ impl Draft {
                 receipt.store.n_written += u64::from(member.held != Held::Heals);
                 new.push((digest, member.held));
             }
-            let is_logged = self.store.inner.is_logged(&digest);
-            if is_logged.is_err() {
-                // Whoever tries again finds what the log has written anew.
-                self.store.inner.empty_log()?;
-            }
-            if is_logged? || (member.held != Held::Kept && !member.synced) {
+            let inner = &*self.store.inner;
+            // Whoever tries again finds what the log has written anew.
+            let is_logged =
+                inner.is_logged(&digest).or_else(|lost| inner.empty_log().and(Err(lost)))?;
+            if is_logged || (member.held != Held::Kept && !member.synced) {
                 unsynced.files.push(layout::blob_in(&self.dir, &digest));
             }
         }

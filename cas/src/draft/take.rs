@@ -152,9 +152,7 @@ impl Draft {
         counted.admit(size)?;
         let path = self.member_place(&digest)?;
         // If it is in the log, sealing syncs it.
-        if inner.is_logged(&digest).is_err() {
-            inner.empty_log()?;
-        }
+        inner.mend_lost(&digest)?;
         self.linking().link(&digest, from, &path)?;
         let stat = disk.stat(&path).map_err(Error::disk("looking at", &path))?;
         // Where a crash or rot took the pool's name, sealing gives it back.

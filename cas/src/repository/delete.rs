@@ -130,11 +130,7 @@ impl Repository {
         let settled = match ended {
             Ok(()) => inner.settle_ended(&unsynced),
             Err(gone @ Error::NotFound { .. }) => {
-                let settled = match is_unsettled {
-                    true => inner.settle_moved(&unsynced, names),
-                    false => inner.forget_names(names),
-                };
-                settled.and(Err(gone))
+                inner.settle_gone(is_unsettled, &unsynced, names).and(Err(gone))
             }
             other => other,
         };

@@ -14,7 +14,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{Algorithm, Digest};
+use crate::digest::{Algorithm, Digest, check_of};
 use crate::disk::{Create, Disk, Kind, RelPath, write_all_at};
 use crate::error::Error;
 use crate::layout;
@@ -23,8 +23,6 @@ use crate::workspace::{NameError, RepositoryName, Workspace, refused};
 
 /// Bytes of one record: names have at most 383 of them, and an owner at most 512.
 const MOST_BYTES: u64 = 4096;
-/// Hex digits of the check, which guards against rot and torn writes.
-const CHECK: usize = 16;
 
 /// What an upload is called: a UUID as RFC 9562 writes it, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -113,8 +111,7 @@ pub(super) fn write(
 
 /// The line and, on a second one, a check that ties it to the upload.
 fn checked(id: &UploadId, line: &str) -> String {
-    let check = Digest::of(format!("{id} {line}").as_bytes()).hex();
-    format!("{line}\n{}\n", &check[..CHECK])
+    format!("{line}\n{}\n", check_of(&format!("{id} {line}")))
 }
 
 fn read(disk: &dyn Disk, id: &UploadId, serial: u64) -> Result<Option<Line>, Error> {

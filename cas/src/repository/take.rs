@@ -8,7 +8,7 @@ use super::members::Fills;
 use crate::digest::Digest;
 use crate::disk::{Kind, RelPath};
 use crate::draft::Taken;
-use crate::durable::{Unsynced, settle_way};
+use crate::durable::{Unsynced, lost, settle_way};
 use crate::error::Error;
 use crate::intake::{Expected, Intake};
 use crate::layout::{self, MemberKind};
@@ -184,7 +184,7 @@ impl Repository {
         }
         // Perhaps it is another one than a moment ago.
         if !inner.rest_on(digest, &member)? {
-            return Err(Error::disk("linking", &member)(io::Error::other("a sync failed")));
+            return Err(lost("linking", &member));
         }
         let folders = vec![linking.pool.blobs(digest.algorithm()), self.folder(MemberKind::Blob)];
         inner.settle(&Unsynced { folders, since, ..Unsynced::default() })?;

@@ -418,9 +418,7 @@ impl Upload {
             }
             false => {}
         }
-        if inner.is_logged(claimed).is_err() {
-            inner.empty_log()?;
-        }
+        inner.mend_lost(claimed)?;
         // By a second name: a crash must find the upload, or the blob.
         let own = scraps.path("blob");
         inner.disk.link(&path, &own).map_err(Error::disk("linking", &path))?;

@@ -324,6 +324,12 @@ impl Inner {
         }
     }
 
+    /// Whether two names lead to one file.
+    pub(crate) fn is_one_file(&self, one: &RelPath, other: &RelPath) -> bool {
+        let inode = |path: &RelPath| self.disk.stat(path).ok().map(|stat| stat.inode);
+        inode(one).is_some_and(|found| inode(other) == Some(found))
+    }
+
     pub(crate) fn entries(&self, folder: &RelPath) -> Result<Vec<Entry>, Error> {
         let mut entries = Vec::new();
         let listed = self.disk.list(folder, &mut |entry| {

@@ -397,7 +397,21 @@ impl Inner {
         lock(&self.wal.state).segments.iter().any(|segment| segment.rests_on.contains(member))
     }
 
-    /// Whether the log would make one of these names again.
+    /// Makes it durable that these names are not there, before somebody is told: `is_unsettled` says that they
+    /// may have been ended a moment ago, by somebody whose sync failed.
+    pub(crate) fn settle_gone(
+        &self,
+        is_unsettled: bool,
+        unsynced: &Unsynced,
+        names: &[RelPath],
+    ) -> Result<(), Error> {
+        match is_unsettled {
+            true => self.settle_moved(unsynced, names),
+            false => self.forget_names(names),
+        }
+    }
+
+    /// Whether the log would make this name again.
     pub(crate) fn log_has(&self, name: &RelPath) -> bool {
         self.wal.has_any(std::slice::from_ref(name))
     }
@@ -415,6 +429,14 @@ impl Inner {
     pub(crate) fn is_logged(&self, digest: &Digest) -> Result<bool, Error> {
         let Some(since) = self.wal.since(digest) else { return Ok(false) };
         self.barrier.none_failed(since).map(|()| true)
+    }
+
+    /// Writes a blob of the log anew if a failed sync may have dropped it. Says whether it did.
+    pub(crate) fn mend_lost(&self, digest: &Digest) -> Result<bool, Error> {
+        match self.is_logged(digest) {
+            Ok(_) => Ok(false),
+            Err(_) => self.empty_log().map(|()| true),
+        }
     }
 
     /// Makes the file of a blob safe by itself, because it got a name, or is to get one, that the log does not

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Digest;
+use crate::digest::{Digest, check_of};
 use crate::disk::RelPath;
 use crate::layout::{self, MemberKind};
 use crate::workspace::{RepositoryName, Tag, Workspace};
@@ -22,8 +22,6 @@ pub(super) const PAGE: usize = 4096;
 /// Bytes that the two lines have at most: names are at most 383 of them, and a digest 135. A manifest
 /// whose tags do not fit is not for the log.
 const HEAD: usize = 1024;
-/// Hex digits of the check of a record's line.
-const CHECK: usize = 16;
 
 /// One blob of one repository, or one manifest that is sealed and listed there.
 pub(crate) struct Record<'a> {
@@ -159,7 +157,7 @@ pub(super) fn all(segment: &[u8]) -> Vec<Found> {
 }
 
 fn checked(line: &str) -> String {
-    format!("{line}\n{}\n", &Digest::of(line.as_bytes()).hex()[..CHECK])
+    format!("{line}\n{}\n", check_of(line))
 }
 
 fn read(segment: &[u8], at: usize) -> Option<Found> {

@@ -84,14 +84,16 @@ impl Store {
                 written.insert(blob);
             }
         }
-        let scraps = Scraps::new(self);
+        let (scraps, mut listed) = (Scraps::new(self), HashSet::new());
         for entry in entries {
             let Found { workspace, repository, .. } = &entry.record;
             let linking = Linking::new(inner, inner.pool(workspace), &scraps);
             match &entry.closure {
                 None => self.relist(entry, &linking)?,
                 Some(closure) => {
-                    self.repository(workspace, repository).list_what_was_coming(&linking)?;
+                    if listed.insert((workspace, repository)) {
+                        self.repository(workspace, repository).list_what_was_coming(&linking)?;
+                    }
                     self.reseal(entry, closure, &linking)?;
                 }
             }
@@ -312,11 +314,6 @@ impl Inner {
         let place = layout::artifact(&entry.record.workspace, &entry.record.digest);
         let blobs = entry.closure.iter().flat_map(Closure::blobs);
         blobs.map(|blob| (blob.digest, layout::blob_in(&place, &blob.digest))).collect()
-    }
-
-    fn is_one_file(&self, one: &RelPath, other: &RelPath) -> bool {
-        let inode = |path: &RelPath| self.disk.stat(path).ok().map(|stat| stat.inode);
-        inode(one).is_some_and(|found| inode(other) == Some(found))
     }
 
     /// Writes these bytes as a new file, and gives it this name.

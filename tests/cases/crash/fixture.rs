@@ -107,6 +107,12 @@ impl Artifact {
     }
 }
 
+/// Takes a blob into a repository.
+pub(crate) fn take(repository: &Repository, bytes: &[u8]) -> Result<(), Error> {
+    let (digest, size) = (Digest::of(bytes), Some(bytes.len() as u64));
+    repository.take(&digest, size, Source::Stream(&mut &*bytes)).map(drop)
+}
+
 /// Bytes that no other seed makes.
 pub(crate) fn bytes(seed: u64, size: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

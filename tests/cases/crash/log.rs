@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use cas::digest::{Algorithm, Digest};
 use cas::disk::Disk as _;
 use cas::disk::sim::{Fault, SimDisk, Times};
-use cas::{Error, Options, Repository, Source, Store};
+use cas::{Error, Repository, Source, Store};
 
-use super::fixture::{self, Artifact};
+use super::fixture::{self, Artifact, take};
 use super::open;
 use super::world::default_workspace;
 
@@ -66,11 +66,6 @@ fn artifact() -> Artifact {
 
 fn repository(store: &Store, number: usize) -> Repository {
     store.repository(&default_workspace(), &REPOSITORIES[number].parse().unwrap())
-}
-
-fn take(repository: &Repository, bytes: &[u8]) -> Result<(), Error> {
-    let (digest, size) = (Digest::of(bytes), Some(bytes.len() as u64));
-    repository.take(&digest, size, Source::Stream(&mut &*bytes)).map(drop)
 }
 
 fn act(store: &Store, disk: &SimDisk, step: Step) -> Result<(), Error> {
@@ -232,7 +227,7 @@ fn scripts() -> Vec<Vec<Step>> {
 
 #[test]
 fn what_was_acknowledged_outlives_every_stop_and_what_was_ended_does_not_come_back() {
-    let n_seeds = if std::env::var_os("BONDED_LONG").is_some() { 60 } else { 8 };
+    let n_seeds = if tests::is_long() { 60 } else { 8 };
     let fresh = SimDisk::new();
     open(&fresh).unwrap().close();
     let mut n_states = 0;
@@ -297,14 +292,13 @@ fn a_call_that_fails_loses_nothing_of_the_log() {
 /// the rounds one call fails before.
 #[test]
 fn at_once_they_share_writes_and_files_and_deceive_nobody() {
-    let n_rounds = if std::env::var_os("BONDED_LONG").is_some() { 8_000 } else { 300 };
+    let n_rounds = if tests::is_long() { 8_000 } else { 300 };
     for round in 0..n_rounds {
         let random = fixture::bytes(1_000 + round, 64);
         let disk = SimDisk::new();
         // With segments of two records, and of many.
         let log = if round % 4 < 2 { super::LOG } else { 16 * super::LOG };
-        let options = Options { index: None, pipeline_from: u64::MAX, log, ..Options::default() };
-        let store = Store::open(Arc::new(disk.clone()), options).unwrap();
+        let store = super::open_with(&disk, log).unwrap();
         let n_calls = 40 + u64::from(random[0]) * 3;
         disk.stop_after(disk.calls() + n_calls);
         if round % 2 == 1 {

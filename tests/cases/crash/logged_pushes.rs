@@ -3,18 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Barrier, Mutex};
 
 use cas::digest::Digest;
 use cas::disk::sim::{Fault, SimDisk, Times};
 use cas::disk::{Disk as _, RelPath};
 use cas::layout::MemberKind;
 use cas::workspace::{Name, Reference, RepositoryName, Tag};
-use cas::{Error, Options, Repository, Source, Store};
+use cas::{Error, Repository, Source, Store};
 
 use super::fixture::{self, Artifact};
 use super::world::default_workspace;
-use super::{LOG, open};
+use super::{LOG, open, open_with};
 
 const REPOSITORIES: [&str; 2] = ["one", "two/three"];
 const TAGS: [&str; 2] = ["t", "u"];
@@ -45,11 +45,6 @@ use Step::{
 
 /// Bytes of a segment that takes many records, where [`LOG`] takes two.
 const ROOMY: u64 = 16 * LOG;
-
-fn open_with(disk: &SimDisk, log: u64) -> Store {
-    let options = Options { index: None, pipeline_from: u64::MAX, log, ..Options::default() };
-    Store::open(Arc::new(disk.clone()), options).unwrap()
-}
 
 /// Two images, of which one is about the other, and an index of images: the log is not for that one.
 fn artifacts() -> Vec<Artifact> {
@@ -292,10 +287,6 @@ fn all_is_there(store: &Store, here: &Repository, artifact: &Artifact, place: &s
     assert!(sealed.is_ok(), "{place}: what is listed is no artifact: {:?}", sealed.err());
 }
 
-fn is_long() -> bool {
-    std::env::var_os("BONDED_LONG").is_some()
-}
-
 fn scripts() -> Vec<Vec<Step>> {
     let mut scripts = vec![
         vec![Blobs(0, 1), Push(0, 1, 1), Blobs(0, 0), Push(0, 0, 1), Push(0, 1, 2)],
@@ -319,7 +310,7 @@ fn scripts() -> Vec<Vec<Step>> {
         ],
     ];
     // And what nobody thinks of.
-    for seed in 0..if is_long() { 40 } else { 6 } {
+    for seed in 0..if tests::is_long() { 40 } else { 6 } {
         let random = fixture::bytes(7_000 + seed, 40);
         let step = |bytes: &[u8]| {
             let (at, number) = (usize::from(bytes[1] & 1), usize::from(bytes[1] >> 1 & 1));
@@ -358,13 +349,13 @@ fn fresh() -> SimDisk {
 
 #[test]
 fn what_was_pushed_outlives_every_stop_and_what_was_ended_does_not_come_back() {
-    let n_seeds = if is_long() { 12 } else { 4 };
+    let n_seeds = if tests::is_long() { 12 } else { 4 };
     let (fresh, artifacts) = (fresh(), artifacts());
     let mut n_states = 0;
     for (number, script, log) in on_each_log() {
         for call in 0.. {
             let disk = fresh.fork();
-            let store = open_with(&disk, log);
+            let store = open_with(&disk, log).unwrap();
             disk.stop_after(disk.calls() + call);
             let world = World { artifacts: artifacts.clone(), store, disk: disk.clone() };
             let mut told = Told::new();
@@ -397,7 +388,7 @@ fn a_call_that_fails_loses_nothing_of_a_push() {
     for (number, script, log) in on_each_log() {
         for call in 0.. {
             let disk = fresh.fork();
-            let store = open_with(&disk, log);
+            let store = open_with(&disk, log).unwrap();
             disk.fail(disk.calls() + call, Fault::Io, Times::Once);
             let world = World { artifacts: artifacts.clone(), store, disk: disk.clone() };
             let mut told = Told::new();
@@ -421,7 +412,7 @@ fn a_call_that_fails_loses_nothing_of_a_push() {
 #[test]
 fn a_small_push_syncs_the_log_and_nothing_else() {
     let (disk, artifact) = (fresh(), fixture::lone());
-    let store = open_with(&disk, ROOMY);
+    let store = open_with(&disk, ROOMY).unwrap();
     let here = repository(&store, 0);
     artifact.take(&here).unwrap();
     disk.start_trace();
@@ -449,7 +440,7 @@ struct Turn {
 #[test]
 fn at_once_they_agree_with_themselves_after_a_crash() {
     const N_THREADS: usize = 3;
-    let n_rounds = if is_long() { 4_000 } else { 200 };
+    let n_rounds = if tests::is_long() { 4_000 } else { 200 };
     let common = fixture::lone();
     let own: Vec<Artifact> =
         (0..2 * N_THREADS as u64).map(|n| fixture::referrer(&fixture::file(n % 6))).collect();
@@ -459,7 +450,7 @@ fn at_once_they_agree_with_themselves_after_a_crash() {
     for round in 0..n_rounds {
         let random = fixture::bytes(31_000 + round, 80);
         let disk = SimDisk::new();
-        let store = open_with(&disk, if round % 4 < 2 { LOG } else { ROOMY });
+        let store = open_with(&disk, if round % 4 < 2 { LOG } else { ROOMY }).unwrap();
         let here = repository(&store, 0);
         common.take(&here).unwrap();
         let n_calls = 60 + u64::from(random[0]) * 4;
@@ -629,7 +620,7 @@ fn what_a_push_rests_on_is_durable_without_the_log() {
         let disk = before.fork();
         let store = open(&disk).unwrap();
         let (from, here) = (repository(&store, 0), repository(&store, 1));
-        here.take(&layer.0.digest, None, Source::Stream(&mut layer.1.as_slice())).unwrap();
+        fixture::take(&here, &layer.1).unwrap();
         disk.fail(disk.calls() + call, Fault::Io, Times::Once);
         let is_mounted = here.mount(&artifact.members[0].0.digest, Some(from.name())).is_ok();
         if artifact.push(&here, &["t"]).is_err() {
@@ -680,7 +671,7 @@ fn at_each_failed_sync<T>(
 /// Takes a blob that nobody needs and ends it, so that the log is emptied.
 fn empty_the_log(store: &Store) {
     let (here, bytes) = (repository(store, 1), fixture::bytes(3, 800));
-    here.take(&Digest::of(&bytes), None, Source::Stream(&mut bytes.as_slice())).unwrap();
+    fixture::take(&here, &bytes).unwrap();
     here.delete_blob(&Digest::of(&bytes)).unwrap();
 }
 
@@ -726,7 +717,7 @@ fn what_is_done_again_is_what_was_done() {
     };
     for artifact in [fixture::lone(), fixture::referrer(&fixture::lone())] {
         let disk = fresh();
-        let store = open_with(&disk, ROOMY);
+        let store = open_with(&disk, ROOMY).unwrap();
         let here = repository(&store, 0);
         artifact.take(&here).unwrap();
         artifact.push(&here, &["t", "u"]).unwrap();
@@ -750,7 +741,7 @@ fn what_is_done_again_is_what_was_done() {
 #[test]
 fn what_a_failed_sync_lost_and_a_killed_process_left_is_sealed_anew() {
     let (disk, artifact) = (fresh(), fixture::lone());
-    let store = open_with(&disk, ROOMY);
+    let store = open_with(&disk, ROOMY).unwrap();
     artifact.take(&repository(&store, 0)).unwrap();
     artifact.push(&repository(&store, 0), &["t"]).unwrap();
     disk.fail(disk.calls(), Fault::Io, Times::Once);
@@ -776,7 +767,7 @@ fn a_tag_that_a_failed_sync_lost_leads_to_where_it_led_last() {
     let prepare = |store: &Store| {
         let (here, bytes) = (repository(store, 0), fixture::bytes(1, 700));
         first.push(&here, &["t"]).unwrap();
-        here.take(&Digest::of(&bytes), None, Source::Stream(&mut bytes.as_slice())).unwrap();
+        fixture::take(&here, &bytes).unwrap();
     };
     // The first segment is full, and after this push it is to be emptied.
     let push = |store: &Store| last.push(&repository(store, 0), &["t"]).map(drop);
@@ -799,7 +790,7 @@ fn a_tag_that_a_failed_sync_lost_leads_to_where_it_led_last() {
 #[test]
 fn a_tag_that_many_move_at_once_does_not_move_back() {
     const N_THREADS: usize = 3;
-    let n_rounds = if is_long() { 2_000 } else { 100 };
+    let n_rounds = if tests::is_long() { 2_000 } else { 100 };
     let about = |n: u8| {
         let mut subject = fixture::lone();
         subject.root.digest = Digest::of(&[n]);
@@ -809,7 +800,7 @@ fn a_tag_that_many_move_at_once_does_not_move_back() {
     let before = blobs_are_there(&all[0], 0);
     for round in 0..n_rounds {
         let disk = before.fork();
-        let store = open_with(&disk, ROOMY);
+        let store = open_with(&disk, ROOMY).unwrap();
         let here = repository(&store, 0);
         let names = [Name::new(here.name(), &tag(0))];
         let start = Barrier::new(N_THREADS);
@@ -845,7 +836,7 @@ fn what_a_delete_that_failed_left_is_not_taken_apart() {
     'fails: for call in 0.. {
         for stop in 0.. {
             let disk = before.fork();
-            let store = open_with(&disk, ROOMY);
+            let store = open_with(&disk, ROOMY).unwrap();
             let here = repository(&store, 0);
             artifact.push(&here, &["t"]).unwrap();
             disk.fail(disk.calls() + call, Fault::Io, Times::Once);
@@ -882,12 +873,10 @@ fn what_a_client_wrote_is_not_done_again() {
     const PAGE: usize = 4096;
     let artifact = fixture::lone();
     let disk = blobs_are_there(&artifact, 1);
-    let store = open_with(&disk, ROOMY);
+    let store = open_with(&disk, ROOMY).unwrap();
     let here = repository(&store, 0);
     let log = || disk.files()["wal/0"].bytes.clone();
-    let take = |bytes: &[u8]| {
-        here.take(&Digest::of(bytes), None, Source::Stream(&mut &*bytes)).map(drop).unwrap();
-    };
+    let take = |bytes: &[u8]| fixture::take(&here, bytes).unwrap();
     let line_at = |at: usize| log()[at..].split(|byte| *byte == b'\n').next().unwrap().to_vec();
     let checked = |line: &serde_json::Value| {
         let line = serde_json::to_string(line).unwrap();
@@ -930,7 +919,7 @@ fn a_layout_that_was_healed_is_not_led_back_to_a_rotten_member() {
     let artifact = fixture::lone();
     let (claim, layer) = &artifact.members[1];
     let disk = blobs_are_there(&artifact, 0);
-    let store = open_with(&disk, ROOMY);
+    let store = open_with(&disk, ROOMY).unwrap();
     let (here, there) = (repository(&store, 0), repository(&store, 1));
     artifact.push(&here, &["t"]).unwrap();
     disk.corrupt(&cas::layout::Pool::Shared.blob(&claim.digest), 5).unwrap();
@@ -959,7 +948,7 @@ fn a_layout_that_was_healed_is_not_led_back_to_a_rotten_member() {
 fn what_is_in_the_way_of_the_log_makes_way() {
     let artifact = fixture::lone();
     let disk = blobs_are_there(&artifact, 0);
-    let store = open_with(&disk, ROOMY);
+    let store = open_with(&disk, ROOMY).unwrap();
     artifact.push(&repository(&store, 0), &["t"]).unwrap();
     drop(store);
     let place = cas::layout::artifact(&default_workspace(), &artifact.digest());
@@ -1039,7 +1028,7 @@ fn what_was_ended_in_part_is_there_or_gone() {
     let before = blobs_are_there(&artifact, 0);
     let pushed = || {
         let disk = before.fork();
-        let store = open_with(&disk, ROOMY);
+        let store = open_with(&disk, ROOMY).unwrap();
         artifact.push(&repository(&store, 0), &["t"]).unwrap();
         (disk, store)
     };
