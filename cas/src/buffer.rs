@@ -16,7 +16,7 @@ pub(crate) const DIRECT_STEP: usize = 512 << 10;
 
 /// Buffers of the two sizes that every job uses, kept to be used again: mapping and clearing pages
 /// for each would cost a blob of a few of them as much as a copy of it.
-static SPARE: [Spare; 2] = [Spare::new(STEP, 48), Spare::new(DIRECT_STEP, 8)];
+static SPARE: [Spare; 2] = [Spare::new(STEP, 48), Spare::new(DIRECT_STEP, 16)];
 
 struct Spare {
     capacity: usize,

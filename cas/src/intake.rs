@@ -22,7 +22,8 @@ use crate::stop::Stop;
 /// From this size on a new blob is written past the page cache, which nobody else then waits to see
 /// written out.
 const DIRECT_FROM: u64 = 256 << 10;
-/// Bytes that go from thread to thread at once.
+/// Bytes of a file that go from thread to thread at once; of a stream, of which there may be more at once, it is
+/// [`DIRECT_STEP`].
 const CHUNK: usize = 1 << 20;
 /// Chunks of one blob in flight: one being read, one hashed, two written, two waiting.
 const N_CHUNKS: usize = 6;
@@ -167,7 +168,8 @@ impl Intake<'_> {
         let size = expected.size.unwrap_or(0);
         // Beside a comparison, which reads as much again, a thread that only reads is one too many.
         let reads_ahead = reading.is_file() && self.existing.is_none();
-        let ring = Ring::new(N_CHUNKS, CHUNK);
+        let step = if reading.is_file() { CHUNK } else { DIRECT_STEP };
+        let ring = Ring::new(N_CHUNKS, step);
         // Room is taken ahead only for a file that is there, never on a stream's word.
         let ahead = if reads_ahead { size } else { 0 };
         let lane = Lane::new(self, Some(ahead))?;
@@ -208,7 +210,7 @@ impl Intake<'_> {
                 chunk.set_filled(filled);
                 n_read += filled as u64;
                 let chunk = Arc::new(chunk);
-                let turn = usize::try_from(chunk.offset / CHUNK as u64).unwrap_or(0) % ways.len();
+                let turn = usize::try_from(chunk.offset / step as u64).unwrap_or(0) % ways.len();
                 let sent = filled > 0 && ways[turn].send(Arc::clone(&chunk)).is_ok();
                 Ok(sent.then_some(chunk))
             };
@@ -216,7 +218,7 @@ impl Intake<'_> {
                 let (send, receive) = sync_channel::<Arc<Chunk>>(N_CHUNKS);
                 let reader = scope.spawn(move || {
                     while let Some(chunk) = read(reading)? {
-                        let is_last = chunk.bytes().len() < CHUNK;
+                        let is_last = chunk.bytes().len() < step;
                         if send.send(chunk).is_err() || is_last {
                             break;
                         }
@@ -231,7 +233,7 @@ impl Intake<'_> {
                 let mut all = || {
                     while let Some(chunk) = read(reading)? {
                         digested(&chunk)?;
-                        if chunk.bytes().len() < CHUNK {
+                        if chunk.bytes().len() < step {
                             break;
                         }
                     }

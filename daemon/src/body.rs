@@ -29,7 +29,7 @@ const SHORT: usize = 64 << 10;
 /// wait for one sync together.
 const SMALL_FILE: u64 = 1 << 20;
 /// Pieces between the connection and the job; hyper makes none larger than its buffer.
-const N_PIECES: usize = 8;
+const N_PIECES: usize = 4;
 /// How much must come within the stall timeout: a drip is a stall.
 const PROGRESS: u64 = 64 << 10;
 /// How long a stalled body may hold its place when others wait for one.

@@ -341,7 +341,7 @@ impl Default for Limits {
             uploads_per_uid: 64,
             bodies_in_memory: Size(64 << 20),
             hashing_jobs: 0,
-            receiving_jobs: 6,
+            receiving_jobs: 16,
             sending_jobs: 16,
             short_jobs: 32,
         }
