@@ -109,7 +109,12 @@ fn open(config: &Config, root: &Path) -> Result<cas::Store, Problem> {
         new_id: new_id()?,
         ..defaults
     };
-    cas::Store::open(Arc::new(disk), options).map_err(refusal::problem)
+    cas::Store::open(Arc::new(disk), options).map_err(|error| match error {
+        // Nobody can retire anything before there is a daemon to ask.
+        cas::Error::Full => Problem::new(Code::DiskFull, "the store's disk is full")
+            .hint("nothing is lost: free some room on that filesystem, outside of the store"),
+        other => refusal::problem(other),
+    })
 }
 
 /// Listens on an address, which the settling of the configuration has looked at.

@@ -1,6 +1,6 @@
 //! Doing again what the log says: at a start, and when a sync failed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ impl Store {
 
     fn redo_all(&self, entries: &[Entry]) -> Result<(), Error> {
         let inner = &*self.inner;
-        let mut names: HashMap<RelPath, HashSet<RelPath>> = HashMap::new();
+        let mut names: HashMap<RelPath, BTreeSet<RelPath>> = HashMap::new();
         for entry in entries {
             let blob = inner.blob_of(entry);
             names.entry(blob).or_default().extend(inner.names_of_bytes(entry));
@@ -74,17 +74,26 @@ impl Store {
                 names.entry(pool.blob(&child)).or_default().insert(path);
             }
         }
-        let mut written = HashSet::new();
+        let scraps = Scraps::new(self);
         for entry in entries {
+            let Found { workspace, digest, .. } = &entry.record;
             let blob = inner.blob_of(entry);
-            let n_names = names.get(&blob).map_or(0, HashSet::len) as u64;
-            inner.ensure_workspace(&entry.record.workspace)?;
-            if !written.contains(&blob) && !is_sure(&*inner.disk, &blob, &entry.bytes, n_names) {
+            inner.ensure_workspace(workspace)?;
+            let Some(names) = names.remove(&blob) else { continue };
+            if !is_sure(&*inner.disk, &blob, &entry.bytes, names.len() as u64) {
                 inner.put_in_place(&entry.bytes, &blob)?;
-                written.insert(blob);
+            }
+            // Old names may lead to a file that was lost. On a full disk, what nothing leads to any more is the
+            // room for the next one.
+            let linking = Linking::new(inner, inner.pool(workspace), &scraps);
+            for name in &names {
+                // What is in the way of a name is cleared away when it is made.
+                if inner.disk.stat(name).is_ok() {
+                    self.lead(digest, &blob, name, &linking)?;
+                }
             }
         }
-        let (scraps, mut listed) = (Scraps::new(self), HashSet::new());
+        let mut listed = HashSet::new();
         for entry in entries {
             let Found { workspace, repository, .. } = &entry.record;
             let linking = Linking::new(inner, inner.pool(workspace), &scraps);
@@ -141,12 +150,6 @@ impl Store {
                 Err(error @ Error::Disk { .. }) if inner.is_there(&member)? => return Err(error),
                 Err(error) => tracing::error!(artifact = %digest, %child, %error, "a blob is lost"),
                 Ok(()) => {}
-            }
-        }
-        // Old names of the root may lead to a file that was lost.
-        for name in inner.names_of_bytes(entry) {
-            if inner.is_there(&name)? {
-                self.lead(digest, &root, &name, linking)?;
             }
         }
         self.lead(digest, &root, &own, linking)?;

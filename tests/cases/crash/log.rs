@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use cas::digest::{Algorithm, Digest};
-use cas::disk::Disk as _;
 use cas::disk::sim::{Fault, SimDisk, Times};
+use cas::disk::{Disk as _, RelPath};
 use cas::{Error, Repository, Source, Store};
 
 use super::fixture::{self, Artifact, take};
-use super::open;
 use super::world::default_workspace;
+use super::{open, open_with};
 
 const REPOSITORIES: [&str; 3] = ["one", "two/three", "four"];
 /// Blobs that no artifact needs, by size: two records of the log of one page, two of more, and one that is
@@ -353,6 +353,36 @@ fn on_a_full_disk_the_log_is_done_again_at_the_cost_of_the_reserve() {
     assert_eq!(full.space().unwrap().free, 0);
     has_it(&full);
     assert!(!full.files().contains_key("reserve"));
+}
+
+/// More than the reserve has room for, when the process was killed and all of it is there: what is written anew
+/// takes the room of what it replaces. What the power took needs room; without it a start says so, and with it
+/// all is there.
+#[test]
+fn on_a_full_disk_much_is_done_again_file_by_file() {
+    const ROOMY: u64 = 64 << 12;
+    let blobs: Vec<Vec<u8>> = (0..16).map(|n| fixture::bytes(60 + n, 3_000)).collect();
+    let disk = SimDisk::new();
+    open(&disk).unwrap().close();
+    let store = open_with(&disk, ROOMY).unwrap();
+    blobs.iter().for_each(|bytes| take(&repository(&store, 0), bytes).unwrap());
+    let full = |left: SimDisk, more: u64| {
+        let reserve = RelPath::new("reserve");
+        left.unlink(&reserve).unwrap();
+        let space = left.space().unwrap();
+        left.with_capacity(space.total - space.free + more)
+    };
+    let are_there = |disk: &SimDisk| {
+        let store = open(disk).unwrap();
+        for bytes in &blobs {
+            let read = repository(&store, 0).blob(&Digest::of(bytes)).and_then(|held| held.bytes());
+            assert!(read.unwrap() == *bytes);
+        }
+    };
+    are_there(&full(disk.fork(), 4 << 12));
+    let cut = full(disk.crash(0), 4 << 12);
+    assert!(matches!(open(&cut), Err(Error::Full)));
+    are_there(&cut.with_capacity(1 << 30));
 }
 
 #[test]
