@@ -15,7 +15,6 @@ pub mod clocked;
 pub mod config;
 pub mod connections;
 pub mod drafts;
-pub mod framing;
 pub mod log;
 pub mod metrics;
 pub mod named_file;

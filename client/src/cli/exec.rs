@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Context, say};
 use crate::bridge::apart;
@@ -36,6 +37,9 @@ pub(super) struct Exec {
 
 impl Exec {
     pub(super) async fn run(self, context: &Context, signals: Signals) -> Result<ExitCode, Error> {
+        // Where it is ignored, as some that start bond leave it, nobody is told how the command ended.
+        let _heard = signal(SignalKind::child())
+            .map_err(|source| Error::Source { doing: "listening for the command's end", source })?;
         let client = context.client().await?;
         // A daemon that cannot be reached is told now, and not by the command.
         client.status().await?;

@@ -9,9 +9,11 @@
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -21,7 +23,9 @@ use nix::unistd::Pid;
 use crate::problem::Error;
 
 /// Signals that are passed on to the command.
-const PASSED_ON: [Signal; 7] = [
+const PASSED_ON: [Signal; 9] = [
+    Signal::SIGALRM,
+    Signal::SIGCONT,
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -85,9 +89,31 @@ pub(crate) fn run(
     words: &[OsString],
     variables: &HashMap<OsString, OsString>,
 ) -> Result<End, Error> {
+    if let Some(ended) = ended_before(signals).map_err(|errno| failed(errno.into()))? {
+        return Ok(ended);
+    }
     match start(&signals.before, words, variables)? {
         Ok(child) => attend(signals, child).map_err(|errno| failed(errno.into())),
         Err(errno) => Ok(End::NotStarted(errno)),
+    }
+}
+
+/// What came while the door was opened was for a command that is not there yet: whatever would end it, ends it.
+fn ended_before(signals: &Signals) -> Result<Option<End>, Errno> {
+    loop {
+        let mut ready = [PollFd::new(signals.coming.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, PollTimeout::ZERO) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(errno),
+        }
+        let Some(info) = signals.coming.read_signal()? else { return Ok(None) };
+        let number = i32::try_from(info.ssi_signo).unwrap_or(0);
+        let harmless = [Signal::SIGCHLD, Signal::SIGCONT, Signal::SIGWINCH];
+        if !Signal::try_from(number).is_ok_and(|signal| harmless.contains(&signal)) {
+            return Ok(Some(End::Signal(number)));
+        }
     }
 }
 

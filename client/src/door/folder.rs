@@ -25,8 +25,17 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// A new one in `parent`.
-    pub(super) fn new(parent: &Path) -> io::Result<Folder> {
+    /// A new one in the user's runtime folder, which is gone when he leaves. Where there is none, or it is
+    /// somebody else's, it is in the temporary folder.
+    pub(super) fn private(runtime: Option<OsString>) -> io::Result<Folder> {
+        let runtime = runtime.map(PathBuf::from).filter(|path| path.is_absolute());
+        match runtime.and_then(|runtime| Folder::new(&runtime).ok()) {
+            Some(folder) => Ok(folder),
+            None => Folder::new(&std::env::temp_dir()),
+        }
+    }
+
+    fn new(parent: &Path) -> io::Result<Folder> {
         let mut name = [0; 8];
         getrandom::fill(&mut name).map_err(|error| io::Error::other(error.to_string()))?;
         let path = parent.join(format!("bond-exec-{:016x}", u64::from_be_bytes(name)));
@@ -63,7 +72,7 @@ impl Folder {
     pub(super) fn link_all(ours: &Path, theirs: &Path, except: &str) -> io::Result<()> {
         let entries = match fs::read_dir(theirs) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if is_not_there(&error) => return Ok(()),
             Err(error) => return Err(error),
         };
         let theirs = std::path::absolute(theirs)?;
@@ -84,11 +93,17 @@ impl Drop for Folder {
     }
 }
 
-/// The bytes of a file of the user's; `None` when there is no such file.
+/// Whether there is nothing, for this user: what bond may not read the command may not read either.
+fn is_not_there(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
+}
+
+/// The bytes of a file of the user's; `None` when there is no such file for him.
 pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if is_not_there(&error) => return Ok(None),
         Err(error) => return Err(error),
     };
     let mut bytes = Vec::new();
@@ -97,10 +112,4 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
         return Err(io::Error::other(format!("it has more than {LARGEST} bytes")));
     }
     Ok(Some(bytes))
-}
-
-/// Where private folders are made: what is gone when the user leaves, if there is such a place.
-pub(super) fn parent(runtime: Option<OsString>) -> PathBuf {
-    let runtime = runtime.map(PathBuf::from).filter(|path| path.is_absolute() && path.is_dir());
-    runtime.unwrap_or_else(std::env::temp_dir)
 }

@@ -66,6 +66,8 @@ pub(super) struct Relay {
 
 /// Why a request is not carried on.
 enum Refused {
+    /// There are several ways to read it.
+    Unclear,
     /// It comes from a page, or by a name that is not this machine's.
     Foreign(&'static str),
     /// It has no credential.
@@ -106,6 +108,8 @@ impl Relay {
 
     /// Whether a request is carried on, and with which path.
     fn admit(&self, head: &Parts) -> Result<PathAndQuery, Refused> {
+        // Before anything is stripped that the daemon would refuse.
+        wire::framing::check(head).map_err(|_| Refused::Unclear)?;
         if head.headers.contains_key(header::ORIGIN) {
             return Err(Refused::Foreign("pages in a browser are not served"));
         }
@@ -248,7 +252,13 @@ async fn waited_for<F: Future>(answered: F, n_pieces: &AtomicU64) -> Option<F::O
 
 impl Refused {
     fn told(self) -> Response<Answered> {
+        let is_unclear = matches!(self, Refused::Unclear);
         let (status, code, message) = match self {
+            Refused::Unclear => (
+                StatusCode::BAD_REQUEST,
+                "UNSUPPORTED",
+                "there are several ways to read this request",
+            ),
             Refused::Foreign(message) => (StatusCode::FORBIDDEN, "DENIED", message),
             Refused::Unknown => {
                 (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "this registry is one command's alone")
@@ -269,6 +279,10 @@ impl Refused {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let version = HeaderName::from_static("docker-distribution-api-version");
         headers.insert(version, HeaderValue::from_static("registry/2.0"));
+        if is_unclear {
+            // What follows on the connection may be a part of it.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Basic realm=\"bonded\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);

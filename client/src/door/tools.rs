@@ -51,9 +51,8 @@ pub(crate) struct Prepared {
 /// [`Error::Output`] when the files cannot be made, [`Error::Source`] when the bundle that the user
 /// names cannot be read.
 pub(crate) fn prepare(door: &Door, user: Surroundings) -> Result<Prepared, Error> {
-    let parent = folder::parent(user.variable("XDG_RUNTIME_DIR").cloned());
     let failed = |source| Error::Output { what: "the files of the command", source };
-    let folder = Folder::new(&parent).map_err(failed)?;
+    let folder = Folder::private(user.variable("XDG_RUNTIME_DIR").cloned()).map_err(failed)?;
     let address = door.address();
     let login = Login { address: &address, credential: door.credential() };
     let mut notes = Vec::new();

@@ -11,8 +11,9 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderName, Version};
-use wire::api::{ACCEPT_DESCRIPTORS, DESCRIPTORS};
-use wire::{Code, Problem};
+
+use crate::api::{ACCEPT_DESCRIPTORS, DESCRIPTORS};
+use crate::code::{Code, Problem};
 
 /// Fields that decide something, and of which somebody else may take the other one.
 const AT_MOST_ONCE: [HeaderName; 8] = [

@@ -9,7 +9,6 @@ use wire::{Code, Problem};
 use crate::answer::Answer;
 use crate::ask::{Ask, Door};
 use crate::body;
-use crate::framing;
 use crate::metrics::{End, Metrics};
 use crate::refusal;
 use crate::routes::{self, Op};
@@ -39,7 +38,7 @@ pub mod v2;
 /// Runs the op of a request: what the peer is told, and how it ended.
 pub async fn run(op: Op, ask: &mut Ask) -> (Answer, End) {
     let is_at_door = path::is_ours(ask.head.uri.path());
-    if let Err(problem) = framing::check(&ask.head) {
+    if let Err(problem) = wire::framing::check(&ask.head) {
         let end = End::Failed(problem.code);
         let answer = match is_at_door {
             true => v2::told(problem.into()),

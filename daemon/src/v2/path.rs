@@ -134,12 +134,13 @@ impl Path<'_> {
     /// [`Kind::NameUnknown`] to a reader and [`Kind::NameInvalid`] to a writer.
     pub fn target(&self, access: Access, within: Option<&Workspace>) -> Result<Target, Fault> {
         let mut name = String::with_capacity(self.name.len());
-        for segment in self.name.split('/') {
+        for (n, segment) in self.name.split('/').enumerate() {
             let segment = percent_decode_str(segment).decode_utf8();
             // An encoded slash would make two segments of one after the path was taken apart.
             let segment = segment.ok().filter(|segment| !segment.contains('/'));
             let segment = segment.ok_or_else(|| invalid(self.name, "it is no text"))?;
-            if !name.is_empty() {
+            // Also after an empty one, which is part of no name.
+            if n > 0 {
                 name.push('/');
             }
             name.push_str(&segment);

@@ -100,6 +100,7 @@ fn signals_reach_the_command() {
         (Signal::SIGQUIT, "QUIT"),
         (Signal::SIGUSR1, "USR1"),
         (Signal::SIGUSR2, "USR2"),
+        (Signal::SIGALRM, "ALRM"),
     ] {
         // A shell's background job ignores some, and so does every shell within it, whatever it traps.
         if is_ignored(signal) {
@@ -132,6 +133,41 @@ fn signals_are_for_the_command_as_they_were_for_bond() {
     let plain = run(Command::new(words[0]).args(&words[1..])).ok();
     let within = run(&mut bench.exec(&words)).ok();
     assert_eq!(within.text(), plain.text());
+}
+
+#[test]
+fn the_end_is_heard_where_ends_are_ignored() {
+    let bench = Bench::new("");
+    let exec = bench.exec(&["sh", "-c", "exit 5"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' CHLD; exec \"$@\"", "sh"]);
+    shell.arg(exec.get_program()).args(exec.get_args());
+    shell.envs(exec.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut child = shell.stdout(Stdio::null()).spawn().unwrap();
+    tests::wait_until("the command ends", || child.try_wait().unwrap().is_some());
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+}
+
+/// What is said to bond before there is a command is for the command all the same.
+#[test]
+fn what_ends_it_before_it_begins_ends_it() {
+    let bench = Bench::new("");
+    let marker = bench.at("marker");
+    bench.daemon.signal(Signal::SIGSTOP);
+    let mut child = bench.exec(&["touch", marker.to_str().unwrap()]).spawn().unwrap();
+    let bond = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    // It blocks its signals before all else.
+    let status = format!("/proc/{bond}/status");
+    tests::wait_until("bond reads its signals", || {
+        let status = std::fs::read_to_string(&status).unwrap_or_default();
+        status.lines().any(|line| {
+            line.strip_prefix("SigBlk:").is_some_and(|set| !set.trim().trim_matches('0').is_empty())
+        })
+    });
+    kill(bond, Signal::SIGTERM).unwrap();
+    bench.daemon.signal(Signal::SIGCONT);
+    assert_eq!(child.wait().unwrap().code(), Some(128 + Signal::SIGTERM as i32));
+    assert!(!marker.exists());
 }
 
 #[test]

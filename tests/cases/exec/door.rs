@@ -314,6 +314,16 @@ fn one_connection_carries_many_requests_and_two_lengths_are_one_request() {
     let heard = hand.hear();
     assert!(heard.contains(" 202 ") || heard.contains(" 400 "), "{heard}");
     assert!(!bench.daemon.home().logged().contains("v2_blob_delete"), "it was taken for a request");
+    // What the daemon would refuse is refused before it is stripped, and ends the connection.
+    for coding in ["gzip, chunked", "chunked, chunked", "gzip\r\ntransfer-encoding: chunked"] {
+        let mut hand = Hand::new(&open);
+        hand.say(format!(
+            "POST /v2/app/blobs/uploads/ HTTP/1.1\r\n{head}transfer-encoding: {coding}\r\n\r\n\
+             0\r\n\r\nGET /v2/ HTTP/1.1\r\n{head}\r\n"
+        ));
+        assert_eq!(hand.hear(), "HTTP/1.1 400 Bad Request", "{coding}");
+        assert_eq!(hand.hear(), "", "{coding}: it is over");
+    }
     // A header that is too large.
     let mut hand = Hand::new(&open);
     hand.say(format!("GET /v2/ HTTP/1.1\r\n{head}x: {}\r\n\r\n", "x".repeat(100_000)));

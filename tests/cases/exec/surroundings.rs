@@ -121,8 +121,15 @@ fn a_file_that_is_broken_is_told_and_the_command_does_without() {
     let ran =
         bench.script("cat $DOCKER_CONFIG/config.json").ok().says(&["the command does without"]);
     assert!(ran.json()["auths"].is_object());
-    let quiet = run(bench.exec(&["true"]).env("DOCKER_CONFIG", bench.at("nowhere"))).ok();
-    assert_eq!(quiet.err, "");
+    // What is not there for this user is no complaint.
+    let file = bench.write("file", "no folder");
+    let quiet = |name: &str, path: &Path| {
+        assert_eq!(run(bench.exec(&["true"]).env(name, path)).ok().err, "", "{name}");
+    };
+    quiet("DOCKER_CONFIG", &bench.at("nowhere"));
+    quiet("DOCKER_CONFIG", &file);
+    std::fs::remove_file(bench.at(".docker/config.json")).unwrap();
+    quiet("XDG_RUNTIME_DIR", &file);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The base, and what names a repository.
 
 use cas::digest::Algorithm;
-use tests::v2::{ask, case, digest, get, head, push, put};
+use tests::v2::{ask, case, delete, digest, get, head, push, put};
 
 use super::{Image, run, steps};
 
@@ -42,6 +42,9 @@ fn a_name_is_a_workspace_and_a_repository() {
                 get("/v2/app/manifests/1").fails(404, "NAME_UNKNOWN").says("workspace"),
                 get("/v2/app/tags/list").fails(404, "NAME_UNKNOWN"),
                 ask("POST", "/v2/app/blobs/uploads/").fails(400, "NAME_INVALID"),
+                get("/v2/app/blobs/uploads/x").fails(404, "NAME_UNKNOWN"),
+                ask("PATCH", "/v2/app/blobs/uploads/x").fails(400, "NAME_INVALID"),
+                delete("/v2/app/manifests/1").fails(400, "NAME_INVALID"),
             ],
         ),
         case(
@@ -75,6 +78,8 @@ fn a_name_is_a_workspace_and_a_repository() {
         "{w}/App",
         "W/app",
         "{w}//a",
+        "/{w}/a",
+        "//{w}/a",
         "{w}/a/",
         "{w}/..",
         "{w}/../x",
