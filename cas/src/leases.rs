@@ -8,7 +8,7 @@
 use std::io;
 
 use crate::digest::Digest;
-use crate::disk::Kind;
+use crate::disk::{Kind, RelPath};
 use crate::durable::Unsynced;
 use crate::error::Error;
 use crate::layout::MemberKind;
@@ -144,6 +144,15 @@ impl Repository {
         }
     }
 
+    /// Begins the lease of a member anew, whose bytes nobody brought: under the new one they are not proved.
+    pub(crate) fn renew(&self, digest: &Digest, member: &RelPath) {
+        let spare = self.inner().staging("lease");
+        if self.disk().link(member, &spare).is_ok() {
+            let _ = self.disk().unlink(&spare);
+        }
+        self.inner().proofs.forget(digest);
+    }
+
     /// Whether a digest is listed here, and since when only by a lease.
     fn listing_of(&self, digest: &Digest) -> Result<Option<Option<i128>>, Error> {
         for kind in MemberKind::ALL {
@@ -161,12 +170,8 @@ impl Held {
     /// a blob is there is going to push what needs it. That it does not come about is no failure.
     pub fn renew(&self, before: i128) {
         let (repository, path) = self.place();
-        if !repository.disk().stat(path).is_ok_and(|stat| stat.changed_ns < before) {
-            return;
-        }
-        let spare = repository.inner().staging("lease");
-        if repository.disk().link(path, &spare).is_ok() {
-            let _ = repository.disk().unlink(&spare);
+        if repository.disk().stat(path).is_ok_and(|stat| stat.changed_ns < before) {
+            repository.renew(&self.digest(), path);
         }
     }
 }

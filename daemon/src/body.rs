@@ -117,13 +117,20 @@ where
     let stall = ask.app.config.timeouts.stall.0;
     let mut start = Bytes::new();
     if announced.is_none_or(|n| n <= SHORT as u64) {
-        let (bytes, is_whole) = collect(&mut ask.body, SHORT, stall).await?;
+        let (bytes, end) = collect(&mut ask.body, SHORT, stall).await?;
         ask.record.came_in(bytes.len() as u64);
-        if is_whole {
-            let read = move || job(Source::Stream(&mut bytes.reader()), size);
-            return ask.run(Kind::Short, read).await;
+        match end {
+            Collected::Whole => {
+                let read = move || job(Source::Stream(&mut bytes.reader()), size);
+                return ask.run(Kind::Short, read).await;
+            }
+            // What came is the job's all the same: an upload keeps it.
+            Collected::Torn => {
+                let read = move || job(Source::Stream(&mut bytes.reader().chain(Torn)), size);
+                return ask.run(Kind::Short, read).await;
+            }
+            Collected::More => start = bytes,
         }
-        start = bytes;
     } else if let Some(bytes) = first(&mut ask.body, stall).await? {
         ask.record.came_in(bytes.len() as u64);
         start = bytes;
@@ -217,24 +224,45 @@ fn broke_off() -> Problem {
     Problem::new(Code::WrongSize, "the body broke off")
 }
 
+/// What followed on the bytes that were collected.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Collected {
+    /// Nothing: they are all.
+    Whole,
+    More,
+    /// The connection broke.
+    Torn,
+}
+
+/// A body that broke off.
+struct Torn;
+
+impl Read for Torn {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the body broke off"))
+    }
+}
+
 /// Collects up to `most` bytes, and says whether that was all. What was read beyond is not lost:
 /// a few bytes more than `most` may come back.
 async fn collect(
     body: &mut Incoming,
     most: usize,
     stall: Duration,
-) -> Result<(Bytes, bool), Problem> {
+) -> Result<(Bytes, Collected), Problem> {
     // The common small put comes in one piece, which is not copied.
     let mut start = Bytes::new();
     let mut more = BytesMut::new();
     loop {
-        match first(body, stall).await? {
-            None => return Ok((join(start, more), true)),
-            Some(bytes) if start.is_empty() => start = bytes,
-            Some(bytes) => more.extend_from_slice(&bytes),
+        let piece = tokio::time::timeout(stall, next(body)).await.map_err(|_| stalled())?;
+        match piece {
+            None => return Ok((join(start, more), Collected::Whole)),
+            Some(Err(_)) => return Ok((join(start, more), Collected::Torn)),
+            Some(Ok(bytes)) if start.is_empty() => start = bytes,
+            Some(Ok(bytes)) => more.extend_from_slice(&bytes),
         }
         if start.len() + more.len() > most {
-            return Ok((join(start, more), false));
+            return Ok((join(start, more), Collected::More));
         }
     }
 }
@@ -275,10 +303,12 @@ pub async fn whole(ask: &mut Ask, most: usize) -> Result<Bytes, Problem> {
     let announced = ask.body.size_hint().exact().unwrap_or(PROGRESS).min(most as u64);
     let longest = stall.saturating_mul(u32::try_from(announced / PROGRESS + 1).unwrap_or(1));
     let collected = tokio::time::timeout(longest, collect(&mut ask.body, most, stall)).await;
-    let (bytes, is_whole) = collected.map_err(|_| stalled())??;
+    let (bytes, end) = collected.map_err(|_| stalled())??;
     ask.record.came_in(bytes.len() as u64);
-    if is_whole && bytes.len() <= most {
-        return Ok(bytes);
+    match end {
+        Collected::Torn => return Err(broke_off()),
+        Collected::Whole if bytes.len() <= most => return Ok(bytes),
+        Collected::Whole | Collected::More => {}
     }
     let message = format!("the body has more than {most} bytes");
     Err(Problem::new(Code::ManifestTooLarge, message)
@@ -291,9 +321,12 @@ pub async fn whole(ask: &mut Ask, most: usize) -> Result<Bytes, Problem> {
 /// [`Code::Usage`] when it is too long or not what is asked for, [`Code::Timeout`].
 pub async fn json<T: DeserializeOwned>(ask: &mut Ask) -> Result<T, Problem> {
     let stall = ask.app.config.timeouts.stall.0;
-    let (bytes, is_whole) = collect(&mut ask.body, SHORT, stall).await?;
+    let (bytes, end) = collect(&mut ask.body, SHORT, stall).await?;
     ask.record.came_in(bytes.len() as u64);
-    if !is_whole {
+    if end == Collected::Torn {
+        return Err(broke_off());
+    }
+    if end == Collected::More {
         drain(&mut ask.body).await;
         return Err(Problem::new(Code::Usage, format!("the body has more than {SHORT} bytes")));
     }

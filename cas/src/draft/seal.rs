@@ -383,14 +383,18 @@ impl Draft {
             // What a failed sync took from the log's files was written anew, and is in the draft as it was.
             inner.barrier.none_failed(self.since)?;
         }
+        let tags: Vec<_> = tags.iter().filter(|tag| tag.name.repository() == name).collect();
+        // All of them before anything is listed: what is refused does nothing.
+        for tag in &tags {
+            repository.may_lead(&tag.name, &plan.root.digest, listing.may_move)?;
+        }
         let mut made = Vec::new();
         let listed =
             repository.enlist(&plan.closure, &plan.place, Fills::Any, &self.linking(), &mut made);
         made.iter().for_each(|member| inner.unsettled_members.begin(member));
         published.members.extend(made);
         let mut changed = listed?;
-        for tag in tags.iter().filter(|tag| tag.name.repository() == name) {
-            repository.may_lead(&tag.name, &plan.root.digest, listing.may_move)?;
+        for tag in tags {
             inner.unsettled.begin(tag.folder());
             names::publish(disk, tag)?;
             changed.insert(tag.folder().clone());

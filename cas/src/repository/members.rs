@@ -146,7 +146,8 @@ impl Repository {
         }
     }
 
-    /// A manifest that is listed here by itself, another than `besides`, and reaches `digest`.
+    /// A manifest that is listed here, another than `besides`, and reaches `digest`. One whose index was deleted
+    /// is read still, for as long as its lease is.
     pub(crate) fn needed_by(
         &self,
         digest: &Digest,
@@ -156,7 +157,7 @@ impl Repository {
             let layout = layout::artifact(&self.workspace, artifact);
             Ok(artifact != besides
                 && artifact != digest
-                && self.has(MemberKind::Manifest, artifact)?
+                && self.lists_as_any(artifact)?
                 && self.is_there(&layout::blob_in(&layout, digest))?)
         };
         let mut found = Ok(None);
@@ -169,9 +170,11 @@ impl Repository {
         if known.is_some() {
             return found;
         }
-        for artifact in self.digests_in(&self.folder(MemberKind::Manifest))? {
-            if reaches(&artifact)? {
-                return Ok(Some(artifact));
+        for kind in [MemberKind::Manifest, MemberKind::Child] {
+            for artifact in self.digests_in(&self.folder(kind))? {
+                if reaches(&artifact)? {
+                    return Ok(Some(artifact));
+                }
             }
         }
         Ok(None)

@@ -3,12 +3,13 @@
 //! What this process hashed while it wrote it, and what a link has held since, is believed. All
 //! else is hashed before it is sealed: that it is listed says nothing of its bytes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
 use super::Repository;
+use super::take::{Found, Of};
 use crate::digest::Digest;
-use crate::disk::{RelPath, Stat};
+use crate::disk::Stat;
 use crate::draft::{Draft, Listing, Receipt};
 use crate::error::Error;
 use crate::layout::MemberKind;
@@ -35,13 +36,6 @@ pub struct Push {
     _share: Share,
 }
 
-/// Where something is.
-struct Found {
-    path: RelPath,
-    /// In the layout of this artifact; otherwise in the repository itself.
-    artifact: Option<Digest>,
-}
-
 /// What a push did.
 pub struct Pushed {
     /// The artifact that the manifest is the root of.
@@ -53,8 +47,8 @@ pub struct Pushed {
 }
 
 impl Repository {
-    /// Reads a manifest and finds what it reaches: in this repository, or in a sealed artifact of
-    /// its workspace. Its subject is no child and need not be there; neither must a layer that may
+    /// Reads a manifest and finds what it reaches: in this repository, in a sealed artifact of its
+    /// workspace, or, of blobs, in another repository of it. Its subject is no child and need not be there; neither must a layer that may
     /// be absent.
     ///
     /// # Errors
@@ -82,11 +76,23 @@ impl Repository {
             other => other?,
         };
         let mut children: Vec<(Descriptor, Found)> = Vec::new();
+        let mut lacking = Vec::new();
         for node in closure.nodes().iter().filter(|node| node.digest() != root.digest()) {
             let child = node.descriptor();
-            match self.find(&child.digest)? {
+            match self.find_near(&child.digest)? {
                 Some(found) => children.push((child, found)),
                 None if child.may_be_absent() => {}
+                None => lacking.push(child),
+            }
+        }
+        let wanted: Vec<Digest> = lacking.iter().map(|child| child.digest).collect();
+        let mut beside = match wanted.is_empty() {
+            true => HashMap::new(),
+            false => self.find_beside(&wanted)?,
+        };
+        for child in lacking {
+            match beside.remove(&child.digest) {
+                Some(found) => children.push((child, found)),
                 None => return Err(self.incomplete(&root)),
             }
         }
@@ -98,7 +104,7 @@ impl Repository {
             let Some(stat) = self.unless_gone(&found, adopted)? else {
                 return Err(Error::Incomplete { missing: vec![child.digest] });
             };
-            if !self.inner().proofs.has(&child.digest, &stat) {
+            if !self.inner().proofs.has((&self.workspace, &self.name), &child.digest, &stat) {
                 unproved.push(child);
             }
         }
@@ -107,29 +113,50 @@ impl Repository {
 
     /// Where something is that a manifest of this repository may reach.
     fn find(&self, digest: &Digest) -> Result<Option<Found>, Error> {
-        for kind in [MemberKind::Blob, MemberKind::Manifest, MemberKind::Child] {
-            if self.has(kind, digest)? {
-                return Ok(Some(Found { path: self.member(kind, digest), artifact: None }));
-            }
+        match self.find_here(digest)? {
+            Some(found) => Ok(Some(found)),
+            None => self.find_elsewhere(digest),
+        }
+    }
+
+    /// The same without a look into other repositories.
+    fn find_near(&self, digest: &Digest) -> Result<Option<Found>, Error> {
+        if let Some(found) = self.find_here(digest)? {
+            return Ok(Some(found));
         }
         let found = self.in_layouts(digest)?;
-        Ok(found.map(|(path, artifact)| Found { path, artifact: Some(artifact) }))
+        Ok(found.map(|(path, artifact)| Found { path, of: Of::Artifact(artifact) }))
+    }
+
+    fn find_here(&self, digest: &Digest) -> Result<Option<Found>, Error> {
+        for kind in [MemberKind::Blob, MemberKind::Manifest, MemberKind::Child] {
+            if self.has(kind, digest)? {
+                let (path, of) = (self.member(kind, digest), Of::Repository(self.name.clone()));
+                return Ok(Some(Found { path, of }));
+            }
+        }
+        Ok(None)
     }
 
     /// Hashes what was found, as large as it is; what is rotten is healed or put away there.
-    fn prove_found(&self, digest: &Digest, found: &Found) -> Result<Option<CheckedBlob>, Error> {
-        let checked = match &found.artifact {
-            Some(artifact) => self
+    pub(super) fn prove_found(
+        &self,
+        digest: &Digest,
+        found: &Found,
+    ) -> Result<Option<CheckedBlob>, Error> {
+        let checked = match &found.of {
+            Of::Artifact(artifact) => self
                 .store
                 .sealed(&self.workspace, artifact)
                 .and_then(|sealed| sealed.stopped_by(&self.stop).blob(digest)),
-            None => {
+            Of::Repository(name) => {
                 let stat = self.disk().stat(&found.path);
                 let stat = stat.map_err(Error::disk("looking at", &found.path));
                 let Some(Stat { size, .. }) = self.unless_gone(found, stat)? else {
                     return Ok(None);
                 };
-                match self.prove(digest, size, &found.path) {
+                let listed = self.store.repository(&self.workspace, name).stopped_by(&self.stop);
+                match listed.prove(digest, size, &found.path) {
                     Ok(Ok(good)) => Ok(CheckedBlob::new(*digest, size, good.file)),
                     Ok(Err(_)) => return Ok(None),
                     Err(error) => Err(error),
@@ -158,7 +185,7 @@ impl Repository {
     fn child_manifest(&self, claim: &Descriptor) -> Result<Vec<u8>, Error> {
         let (digest, media_type) = (claim.digest, claim.media_type.clone());
         let missing = || Refusal::Missing { digest, media_type: media_type.clone() };
-        let Some(found) = self.find(&digest)? else { return Err(missing().into()) };
+        let Some(found) = self.find_near(&digest)? else { return Err(missing().into()) };
         // A blob of another size is no document that was asked for, however long it takes to hash.
         if self
             .disk()
@@ -211,7 +238,7 @@ impl Repository {
                 continue;
             }
             if !child.is_manifest() {
-                match self.find(&child.digest) {
+                match self.find_near(&child.digest) {
                     Ok(None) if !child.may_be_absent() => missing.push(child.digest),
                     Ok(_) => {}
                     Err(error) => return error,
@@ -237,6 +264,13 @@ impl Repository {
                 Err(Error::Refused(Refusal::Missing { digest, .. })) => missing.push(digest),
                 Err(error) => return error,
             }
+        }
+        let beside = match self.find_beside(&missing) {
+            Ok(beside) => beside,
+            Err(error) => return error,
+        };
+        if beside.len() < missing.len() {
+            missing.retain(|digest| !beside.contains_key(digest));
         }
         missing.sort();
         Error::Incomplete { missing }

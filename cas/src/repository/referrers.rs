@@ -12,7 +12,8 @@ impl Repository {
     /// when there are more. A subject that nobody knows has none.
     ///
     /// # Errors
-    /// [`Error::Busy`], [`Error::Disk`]. What cannot be read is left out, and told in the log.
+    /// [`Error::Corrupt`] once for one that rotted, [`Error::Busy`], [`Error::Disk`]. What else cannot be read
+    /// is left out, and told in the log.
     pub fn referrers(
         &self,
         subject: &Digest,
@@ -28,9 +29,13 @@ impl Repository {
         for digest in digests {
             let manifest = match self.listed_manifest(&digest) {
                 Ok(manifest) => manifest,
-                Err(error @ (Error::Busy | Error::Disk { .. } | Error::Stopped)) => {
-                    return Err(error);
-                }
+                // Without a word a lost signature would pass for one that never was.
+                Err(
+                    error @ (Error::Busy
+                    | Error::Disk { .. }
+                    | Error::Stopped
+                    | Error::Corrupt { .. }),
+                ) => return Err(error),
                 // An entry without its manifest counts for nothing.
                 Err(Error::NotFound { .. }) => continue,
                 Err(error) => {

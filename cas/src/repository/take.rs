@@ -1,5 +1,6 @@
 //! A blob on its way into a repository: brought, or found in the workspace.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,11 +14,27 @@ use crate::error::Error;
 use crate::intake::{Expected, Intake};
 use crate::layout::{self, MemberKind};
 use crate::linking::{Linking, Scraps};
-use crate::names::{self, move_into};
+use crate::names::{self, N_TRIES, move_into};
 use crate::quarantine::{self, Subject};
 use crate::source::{Reading, Source};
 use crate::wal::{self, Record};
 use crate::workspace::RepositoryName;
+
+/// How many blobs are looked for at once in all repositories of a workspace.
+const MOST_BESIDE: usize = 256;
+
+/// Where something is.
+pub(super) struct Found {
+    pub(super) path: RelPath,
+    pub(super) of: Of,
+}
+
+/// Whose file it is.
+pub(super) enum Of {
+    Repository(RepositoryName),
+    /// In its layout.
+    Artifact(Digest),
+}
 
 impl Repository {
     /// Takes a blob in: every byte of the source is read and hashed, whatever the store has. It is
@@ -141,13 +158,13 @@ impl Repository {
             // Two names of one file stay as they are; then the scraps take this one away.
             move_into(disk, own, &self.folder(MemberKind::Blob), layout::digest_file(digest))?;
         }
-        self.inner().proofs.note(digest, &stat);
+        self.inner().proofs.note((&self.workspace, &self.name), digest, &stat);
         Ok(())
     }
 
     /// Lists a blob that another repository of the workspace lists (`from`, if that is given, and
-    /// no other) or that an artifact of the workspace has. Returns its size; `None` when there is
-    /// no such blob.
+    /// no other) or that an artifact of the workspace has. Its lease begins anew here. Returns its size; `None`
+    /// when there is no such blob, or none that is whole where it was found rotten before.
     ///
     /// # Errors
     /// [`Error::Disk`].
@@ -157,7 +174,7 @@ impl Repository {
         from: Option<&RepositoryName>,
     ) -> Result<Option<u64>, Error> {
         let inner = self.inner();
-        let Some(source) = self.find_blob(digest, from)? else { return Ok(None) };
+        let Some(source) = self.mountable(digest, from)? else { return Ok(None) };
         let scraps = Scraps::new(&self.store);
         let linking = Linking::new(inner, inner.pool(&self.workspace), &scraps);
         let since = inner.barrier.n_failed();
@@ -173,7 +190,8 @@ impl Repository {
         }
         drop(repository);
         match linked {
-            Ok(_) => {}
+            Ok(true) => {}
+            Ok(false) => self.renew(digest, &member),
             // Deleted in this moment.
             Err(Error::Disk { source: error, .. })
                 if error.kind() == io::ErrorKind::NotFound && !self.is_there(&source)? =>
@@ -195,34 +213,67 @@ impl Repository {
         Ok(Some(stat.size))
     }
 
-    /// A file of the workspace that holds this blob, by its name there.
-    fn find_blob(
+    /// A file of the workspace that holds this blob, by its name there. Of a blob that was found rotten
+    /// somewhere it is hashed first.
+    fn mountable(
         &self,
         digest: &Digest,
         from: Option<&RepositoryName>,
     ) -> Result<Option<RelPath>, Error> {
-        let is_blob = |path: &RelPath| match self.disk().stat(path) {
-            Ok(stat) => Ok(stat.kind == Kind::File),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(Error::disk("looking at", path)(error)),
-        };
-        let in_repository = |name: &RepositoryName| {
-            let folder = layout::members(&self.workspace, name, MemberKind::Blob);
-            let path = folder.join(layout::digest_file(digest));
-            Ok::<_, Error>(is_blob(&path)?.then_some(path))
-        };
-        if let Some(from) = from {
-            return in_repository(from);
-        }
-        if let Some((path, _)) = self.in_layouts(digest)? {
-            return Ok(Some(path));
-        }
-        for name in names::repositories(self.disk(), &self.workspace)? {
-            if let Some(path) = in_repository(&name)? {
-                return Ok(Some(path));
+        for _ in 0..N_TRIES {
+            let found = match from {
+                Some(from) => {
+                    let path = self.blob_in(from, digest)?;
+                    path.map(|path| Found { path, of: Of::Repository(from.clone()) })
+                }
+                None => self.find_elsewhere(digest)?,
+            };
+            let Some(found) = found else { return Ok(None) };
+            let is_suspect = quarantine::knows(self.disk(), &Subject::Blob(*digest));
+            // What is rotten is put away: it is not found again.
+            if !is_suspect || self.prove_found(digest, &found)?.is_some() {
+                return Ok(Some(found.path));
             }
         }
         Ok(None)
+    }
+
+    /// Where something is in the workspace that is not listed here.
+    pub(super) fn find_elsewhere(&self, digest: &Digest) -> Result<Option<Found>, Error> {
+        match self.in_layouts(digest)? {
+            Some((path, artifact)) => Ok(Some(Found { path, of: Of::Artifact(artifact) })),
+            None => Ok(self.find_beside(&[*digest])?.remove(digest)),
+        }
+    }
+
+    /// Blobs that other repositories of the workspace list; of very many only some are looked for.
+    pub(super) fn find_beside(&self, wanted: &[Digest]) -> Result<HashMap<Digest, Found>, Error> {
+        let wanted = &wanted[..wanted.len().min(MOST_BESIDE)];
+        let mut found = HashMap::new();
+        for name in names::repositories(self.disk(), &self.workspace)? {
+            if found.len() == wanted.len() {
+                break;
+            }
+            for digest in wanted {
+                if !found.contains_key(digest)
+                    && let Some(path) = self.blob_in(&name, digest)?
+                {
+                    found.insert(*digest, Found { path, of: Of::Repository(name.clone()) });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The file of a blob that a repository of the workspace lists.
+    fn blob_in(&self, name: &RepositoryName, digest: &Digest) -> Result<Option<RelPath>, Error> {
+        let folder = layout::members(&self.workspace, name, MemberKind::Blob);
+        let path = folder.join(layout::digest_file(digest));
+        match self.disk().stat(&path) {
+            Ok(stat) => Ok((stat.kind == Kind::File).then_some(path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::disk("looking at", &path)(error)),
+        }
     }
 
     /// A layout's file of the workspace that holds this, and whose layout it is, if the index knows

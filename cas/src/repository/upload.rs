@@ -233,6 +233,11 @@ impl Upload {
     /// [`Error::NotFound`] when it has ended, [`Error::Disk`]; after all but the first nothing can be
     /// added any more.
     pub fn append(&mut self, source: Source<'_>) -> Result<u64, Error> {
+        if self.is_empty() {
+            // So that the next process knows of it, even if this one is killed before anything is durable.
+            self.begin()?;
+            self.write_down_unsynced()?;
+        }
         let added = self.add(source);
         if matches!(added, Ok(_) | Err(Error::SourceRead { .. })) {
             self.note()?;
@@ -443,7 +448,11 @@ impl Upload {
     fn write_down_unsynced(&mut self) -> Result<(), Error> {
         let belongs = self.belongs();
         let mark = Mark { len: 0, digest: Hasher::new(self.algorithm).finish() };
-        record::write(self.repository.disk(), &self.id, 0, &belongs, mark)
+        record::write(self.repository.disk(), &self.id, 0, &belongs, mark)?;
+        let open = self.open()?;
+        open.records.push(0);
+        open.serial = 1;
+        Ok(())
     }
 
     /// Takes away what is left of it on disk: the records first, so that nothing begins without bytes.

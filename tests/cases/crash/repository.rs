@@ -1,6 +1,7 @@
 //! Repositories on the simulated disk and in a real folder: what is listed, what is refused, what
 //! may be deleted, and what rot does. Each acceptance has its refusal beside it.
 
+use std::cell::Cell;
 use std::io::Read as _;
 use std::sync::Arc;
 
@@ -87,7 +88,7 @@ fn is_gone<T>(result: Result<T, Error>) {
 }
 
 #[track_caller]
-fn incomplete(result: Result<cas::Push, Error>) -> Vec<Digest> {
+fn incomplete<T>(result: Result<T, Error>) -> Vec<Digest> {
     match result {
         Err(Error::Incomplete { missing }) => missing,
         Err(error) => panic!("{error}"),
@@ -226,6 +227,85 @@ fn a_mount_lists_what_the_workspace_has_and_nothing_of_others() {
     });
 }
 
+/// What is mounted is hashed when it is sealed; if that finds rot, nobody mounts it again, and the bytes that are
+/// brought then heal it.
+#[test]
+fn rot_that_was_mounted_is_not_mounted_again() {
+    for is_told_where in [true, false] {
+        let (disk, store, here, lone) = lone_is_here();
+        let there = repository(&store, "there");
+        let (layer, bytes) = &lone.members[1];
+        let from = is_told_where.then(|| here.name());
+        let mount = |digest| there.mount(digest, from).unwrap().is_some();
+        let prepare = || there.prepare(&lone.root, lone.manifest().to_vec());
+        assert!(lone.members[..2].iter().all(|(claim, _)| mount(&claim.digest)));
+        let size = lone.members[0].0.size + layer.size;
+        assert_eq!(prepare().unwrap().n_unproved(), size, "nobody brought them here");
+        drop(prepare().unwrap().seal(&[], &|_| true).unwrap());
+        there.delete_manifest(&lone.digest()).unwrap();
+
+        disk.corrupt(&layout::Pool::Shared.blob(&layer.digest), 10).unwrap();
+        assert_eq!(incomplete(prepare().unwrap().seal(&[], &|_| true)), [layer.digest]);
+        assert!(!mount(&layer.digest), "it is known to be rotten");
+        is_gone(here.blob(&layer.digest));
+        assert!(mount(&lone.members[0].0.digest), "this one is not");
+        fixture::take(&there, bytes).unwrap();
+        lone.push(&there, &["1"]).unwrap().sealed.check().unwrap();
+        assert_eq!(&blob(&there, &layer.digest).unwrap(), bytes);
+    }
+}
+
+/// A proof is of what was brought to this repository, and only until its lease begins anew on somebody's word.
+#[test]
+fn what_nobody_brought_under_this_lease_is_hashed() {
+    on_each_disk(|store| {
+        let here = repository(store, "here");
+        let lone = fixture::lone();
+        let [config, layer] = [0, 1].map(|n| lone.members[n].0.clone());
+        let n_unproved =
+            || here.prepare(&lone.root, lone.manifest().to_vec()).unwrap().n_unproved();
+        lone.take(&here).unwrap();
+        assert_eq!(n_unproved(), 0);
+        here.blob(&layer.digest).unwrap().renew(i128::MIN);
+        assert_eq!(n_unproved(), 0, "its lease is young");
+        here.blob(&layer.digest).unwrap().renew(i128::MAX);
+        assert_eq!(n_unproved(), layer.size);
+        here.mount(&config.digest, None).unwrap().unwrap();
+        assert_eq!(n_unproved(), layer.size + config.size);
+        lone.take(&here).unwrap();
+        assert_eq!(n_unproved(), 0, "it was brought again");
+    });
+}
+
+/// Blobs that wait in another repository for their manifest are linked in, good ones.
+#[test]
+fn what_waits_in_another_repository_is_linked_in() {
+    let disk = SimDisk::new();
+    let store = super::open(&disk).unwrap();
+    let [here, beside] = ["here", "beside"].map(|name| repository(&store, name));
+    let (lone, plain) = (fixture::lone(), fixture::plain());
+    lone.take(&beside).unwrap();
+    assert!(here.prepare(&lone.root, lone.manifest().to_vec()).unwrap().n_unproved() > 0);
+    lone.push(&here, &["1"]).unwrap().sealed.check().unwrap();
+    for (claim, bytes) in &lone.members[..2] {
+        assert_eq!(&blob(&here, &claim.digest).unwrap(), bytes);
+    }
+
+    plain.take(&beside).unwrap();
+    let own = |artifact: &Artifact| {
+        artifact.members.iter().find(|m| !m.0.is_manifest()).unwrap().0.digest
+    };
+    let rotten = own(&plain);
+    disk.corrupt(&layout::Pool::Shared.blob(&rotten), 1).unwrap();
+    let prepare = || here.prepare(&plain.root, plain.manifest().to_vec());
+    assert_eq!(incomplete(prepare().unwrap().seal(&[], &|_| true)), [rotten]);
+    is_gone(beside.blob(&rotten));
+    // Of all that is lacking, that alone is not somewhere.
+    assert_eq!(incomplete(prepare()), [rotten]);
+    plain.take(&beside).unwrap();
+    plain.push(&here, &[]).unwrap().sealed.check().unwrap();
+}
+
 #[test]
 fn a_push_needs_all_that_it_reaches_and_tells_all_that_is_missing() {
     on_each_disk(|store| {
@@ -340,6 +420,26 @@ fn a_tag_moves_only_where_it_may() {
         }
         is_gone(by_tag(&here, "new"));
         is_gone(by_digest(&here, &two.digest()));
+        // Somebody else makes the tag at any moment of the push.
+        for n_asked in 0_u32.. {
+            let left = Cell::new(n_asked);
+            let may = |_: &Tag| left.replace(left.get().saturating_sub(1)) > 0;
+            let names = ["new", "v1"].map(|tag| tag.parse().unwrap());
+            let push = here.prepare(&two.root, two.manifest().to_vec()).unwrap();
+            match push.seal(&names, &may).map(drop) {
+                Err(Error::TagTaken { .. }) => {
+                    is_gone(by_tag(&here, "new"));
+                    is_gone(by_digest(&here, &two.digest()));
+                }
+                pushed => {
+                    pushed.unwrap();
+                    assert!(n_asked > 1);
+                    break;
+                }
+            }
+            store.retire_unlisted(false, &mut || {}).unwrap();
+        }
+        push(&one, &["v1"], true).unwrap();
         push(&two, &["v1"], true).unwrap();
         assert_eq!(by_tag(&here, "v1").unwrap(), two.digest());
         assert_eq!(by_digest(&here, &one.digest()).unwrap(), one.manifest(), "listed without tag");
@@ -585,6 +685,13 @@ fn a_blob_that_nothing_needs_is_held_by_a_lease() {
         here.blob(&waiting).unwrap().renew(since);
         assert_eq!(leases(since + 1, true).over, count(2, 50), "not yet");
         here.blob(&waiting).unwrap().renew(since + 1);
+        assert_eq!(leases(since + 1, false), now);
+
+        // And so does whoever mounts it, also where it is listed already.
+        let since = store.listings(here.workspace(), &waiting).unwrap()[1].leased_since.unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(leases(since + 1, true).over, count(2, 50), "not yet");
+        assert_eq!(there.mount(&waiting, Some(here.name())).unwrap(), Some(25));
         assert_eq!(leases(since + 1, false), now);
 
         let over = leases(i128::MAX, false).over;
@@ -893,6 +1000,18 @@ fn what_rots_is_told_once_and_good_bytes_heal_it() {
     is_gone(by_tag(&here, "1"));
     lone.push(&here, &["1"]).unwrap().sealed.check().unwrap();
     assert_eq!(by_tag(&here, "1").unwrap(), lone.digest());
+
+    // A referrer: an error once, and not a list without it.
+    let referrer = fixture::referrer(&lone);
+    referrer.take(&here).unwrap();
+    referrer.push(&here, &[]).unwrap();
+    let list = || here.referrers(&lone.digest(), None, None, 1 << 20).map(|(found, _)| found.len());
+    assert_eq!(list().unwrap(), 1);
+    rot(&referrer.digest());
+    assert!(matches!(list(), Err(Error::Corrupt { .. })));
+    assert_eq!(list().unwrap(), 0);
+    referrer.push(&here, &[]).unwrap();
+    assert_eq!(list().unwrap(), 1);
 
     // Another life of the daemon believes nothing, and finds what rotted meanwhile.
     drop((pushed, here, store));

@@ -1,6 +1,7 @@
 //! Uploads that outlive the process: what somebody was told that has come is there for the next one,
 //! wherever the first was stopped, and the blob that comes of it is the one that was brought.
 
+use std::io::Read;
 use std::sync::Arc;
 
 use cas::digest::{Algorithm, Digest};
@@ -309,6 +310,43 @@ fn a_kept_upload_is_the_same_in_the_next_process_and_rot_ends_it() {
     assert!(disk.files().keys().all(|path| !path.starts_with("uploads/")));
 }
 
+/// A body whose sender goes on while the process is killed.
+struct Killed<'a> {
+    bytes: &'a [u8],
+    disk: &'a SimDisk,
+    left: Option<SimDisk>,
+}
+
+impl Read for Killed<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        if self.bytes.is_empty() {
+            self.left = Some(self.disk.fork());
+        }
+        self.bytes.read(buf)
+    }
+}
+
+/// Of the first bytes of an upload nothing was told yet: the next process knows of it all the same, after a kill.
+#[test]
+fn an_upload_is_known_from_its_first_bytes_on() {
+    let disk = SimDisk::new();
+    let (store, bytes) = (open(&disk).unwrap(), fixture::bytes(13, 400_000));
+    let mut killed = Killed { bytes: &bytes, disk: &disk, left: None };
+    let mut upload = begin(&store, 1);
+    upload.append(Source::Stream(&mut killed)).unwrap();
+    upload.commit(&Digest::of(&bytes)).unwrap();
+    assert!(left(&store).is_none());
+
+    let store = open(&killed.left.unwrap()).unwrap();
+    let mut upload = left(&store).unwrap();
+    upload.wake().unwrap();
+    assert_eq!((upload.offset(), upload.owner()), (0, "uid 7"));
+    assert_eq!(append(&mut upload, &bytes).unwrap(), bytes.len() as u64);
+    upload.commit(&Digest::of(&bytes)).unwrap();
+    drop(upload);
+    assert!(left(&store).is_none());
+}
+
 #[test]
 fn what_nobody_knows_of_an_upload_is_removed() {
     let disk = SimDisk::new();
@@ -323,7 +361,7 @@ fn what_nobody_knows_of_an_upload_is_removed() {
     let strangers = [
         format!("{}.bytes", id(2)),
         format!("{}.0", id(3)),
-        format!("{}.1", id(1)),
+        format!("{}.2", id(1)),
         format!("{}.x", id(1)),
         "x.bytes".to_owned(),
         "stranger".to_owned(),

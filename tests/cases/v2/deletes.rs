@@ -67,6 +67,22 @@ fn kinds(algorithm: Algorithm) -> Vec<Case> {
             ]),
         ),
         case(
+            format!("a child whose index is gone, {algorithm:?}"),
+            steps([
+                image.blobs("{s}"),
+                vec![
+                    image.manifest("{s}", &d),
+                    index.manifest("{r}", &above),
+                    delete(at(&above)),
+                    get(at(&d)).gives(image.bytes()),
+                    delete(blob.clone()).fails(405, "UNSUPPORTED").says(d.clone()),
+                    delete(at(&d)),
+                    delete(blob.clone()),
+                    get(format!("/v2/{{s}}/blobs/{layer}")).gives(image.layer.clone()),
+                ],
+            ]),
+        ),
+        case(
             format!("a blob, needed and not, {algorithm:?}"),
             steps([
                 push_by_digest(),

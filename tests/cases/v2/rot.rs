@@ -107,6 +107,10 @@ fn a_push_over_rot_is_refused_and_the_next_one_heals() {
                     .manifest("{s}", "1")
                     .fails(404, "MANIFEST_BLOB_UNKNOWN")
                     .says(layer.to_string()),
+                // Known to be rotten, it is not mounted again, from there or from anywhere.
+                mount(&image.layer).is(202),
+                tests::v2::post(format!("/v2/{{s}}/blobs/uploads/?mount={layer}")).is(202),
+                mount(&image.config),
                 push("{s}", &layer, &image.layer),
                 other.manifest("{s}", "1"),
                 get("/v2/{s}/manifests/1").gives(other.bytes()),

@@ -186,6 +186,11 @@ fn uploads_in_pieces() {
                     .body("abc")
                     .with("content-range", "0-9")
                     .fails(400, "SIZE_INVALID"),
+                ask("PATCH", "{loc}")
+                    .body("abc")
+                    .chunked()
+                    .with("content-range", "0-2")
+                    .fails(400, "SIZE_INVALID"),
                 get("{loc}").is(204).eq("range", "0-0"),
             ],
         ),
@@ -261,6 +266,25 @@ fn begun(daemon: &tests::Daemon, part: &[u8]) -> String {
         assert_eq!(door.ask(&patch(&at, part)).status, 202);
     }
     at
+}
+
+#[test]
+fn what_came_before_a_connection_broke_is_kept() {
+    let daemon = tests::v2::daemon("");
+    let door = &tests::v2::Door::of(&daemon)[0];
+    for size in [1, 900, 100_000] {
+        let bytes = noise("broken off", size);
+        let at = begun(&daemon, b"");
+        door.ask(&patch(&at, &*bytes).torn());
+        let range = format!("0-{}", size - 1);
+        tests::wait_until("it is there", || {
+            let told = door.ask(&get(&at));
+            assert_eq!(told.status, 204);
+            told.headers.get("range") == Some(&range)
+        });
+        let d = digest(Algorithm::Sha256, [&bytes[..], b"more"].concat());
+        assert_eq!(door.ask(&put(format!("{at}?digest={d}"), "more")).status, 201, "{size}");
+    }
 }
 
 #[test]

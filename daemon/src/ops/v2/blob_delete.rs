@@ -11,7 +11,7 @@ use crate::v2::fault::{Fault, Kind};
 use crate::v2::path::Access;
 
 pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
-    let target = target(ask, Access::Read, Right::Retire)?;
+    let target = target(ask, Access::Write, Right::Retire)?;
     let digest = path(ask)?.digest()?;
     ask.record.digest = Some(digest);
     let repository = repository(ask, &target);

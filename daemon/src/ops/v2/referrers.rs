@@ -25,6 +25,10 @@ struct Index<'a> {
     manifests: &'a [Descriptor],
 }
 
+fn index(manifests: &[Descriptor]) -> Index<'_> {
+    Index { schema_version: 2, media_type: IMAGE_INDEX, manifests }
+}
+
 pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
     let target = target(ask, Access::Read, Right::Read)?;
     let subject = path(ask)?.digest()?;
@@ -32,14 +36,16 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
     let query = query(ask)?;
     let filter = query.once("artifactType")?.filter(|t| !t.is_empty()).map(str::to_owned);
     let after = query.once("last")?.map(digest).transpose()?;
-    let room = usize::try_from(ask.app.config.limits.manifest_size.0).unwrap_or(usize::MAX);
+    // What goes around the descriptors counts as well.
+    let around = serde_json::to_vec(&index(&[])).map_or(0, |json| json.len());
+    let most = usize::try_from(ask.app.config.limits.manifest_size.0).unwrap_or(usize::MAX);
+    let room = most.saturating_sub(around);
     let (repository, wanted) = (repository(ask, &target), filter.clone());
     let list =
         move || Ok(repository.referrers(&subject, wanted.as_deref(), after.as_ref(), room)?);
     let (manifests, next) = job(ask, bridge::Kind::Short, list).await?;
 
-    let index = Index { schema_version: 2, media_type: IMAGE_INDEX, manifests: &manifests };
-    let mut answer = json(&index, HeaderValue::from_static(IMAGE_INDEX))?;
+    let mut answer = json(&index(&manifests), HeaderValue::from_static(IMAGE_INDEX))?;
     if filter.is_some() {
         answer = answer.header(FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
     }

@@ -26,7 +26,7 @@ use crate::v2::sessions;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
-    let (target, id, upload) = hold(ask).await?;
+    let (target, id, upload) = hold(ask, Access::Write).await?;
     in_order(ask, &target, &id, upload.offset())?;
     let upload = append(ask, &target, &id, upload, cas::Upload::append).await?;
     // It may have been cancelled meanwhile; if not, it was used just now, however long that took.
@@ -37,8 +37,9 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
 /// The upload that the path names, if it is the peer's. One request at a time has it.
 pub(super) async fn hold(
     ask: &mut Ask,
+    access: Access,
 ) -> Result<(Target, String, OwnedMutexGuard<Upload>), Fault> {
-    let target = target(ask, Access::Write, Right::Put)?;
+    let target = target(ask, access, Right::Put)?;
     let id = path(ask)?.upload().to_owned();
     let upload = find(ask, &id, &target)?;
     let upload = tokio::time::timeout(PATIENCE, upload.lock_owned())
@@ -93,13 +94,12 @@ pub(super) fn in_order(ask: &Ask, target: &Target, id: &str, offset: u64) -> Res
             .with(header::LOCATION, &target.upload(id))
             .with(header::RANGE, &come_so_far(offset)));
     }
-    match ask.body.size_hint().exact() {
-        Some(actual) if actual != size => {
-            let message = format!("the chunk has {actual} bytes, and its range {size}");
-            Err(Fault::new(Kind::SizeInvalid, message))
-        }
-        _ => Ok(()),
-    }
+    let message = match ask.body.size_hint().exact() {
+        Some(actual) if actual == size => return Ok(()),
+        Some(actual) => format!("the chunk has {actual} bytes, and its range {size}"),
+        None => "a chunk that says its range says its length as well".to_owned(),
+    };
+    Err(Fault::new(Kind::SizeInvalid, message))
 }
 
 /// Adds the body to an upload, in this way, and gives it back. One that cannot be gone on with is ended.

@@ -13,10 +13,10 @@ use crate::answer::Answer;
 use crate::ask::Ask;
 use crate::bridge;
 use crate::v2::fault::{Fault, Kind};
-use crate::v2::path;
+use crate::v2::path::{self, Access};
 
 pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
-    let (target, id, upload) = hold(ask).await?;
+    let (target, id, upload) = hold(ask, Access::Write).await?;
     let query = query(ask)?;
     let digest = query
         .once("digest")?

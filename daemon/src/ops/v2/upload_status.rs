@@ -6,8 +6,9 @@ use crate::answer::Answer;
 use crate::ask::Ask;
 use crate::status;
 use crate::v2::fault::Fault;
+use crate::v2::path::Access;
 
 pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Fault> {
-    let (target, id, upload) = hold(ask).await?;
+    let (target, id, upload) = hold(ask, Access::Read).await?;
     so_far(status::NOTHING, &target, &id, upload.offset())
 }
