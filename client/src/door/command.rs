@@ -89,30 +89,31 @@ pub(crate) fn run(
     words: &[OsString],
     variables: &HashMap<OsString, OsString>,
 ) -> Result<End, Error> {
-    if let Some(ended) = ended_before(signals).map_err(|errno| failed(errno.into()))? {
-        return Ok(ended);
-    }
+    let early = early(signals).map_err(|errno| failed(errno.into()))?;
     match start(&signals.before, words, variables)? {
-        Ok(child) => attend(signals, child).map_err(|errno| failed(errno.into())),
+        Ok(child) => {
+            for signal in early.into_iter().filter(|signal| *signal != Signal::SIGCHLD) {
+                let _ = kill(child, signal);
+            }
+            attend(signals, child).map_err(|errno| failed(errno.into()))
+        }
         Err(errno) => Ok(End::NotStarted(errno)),
     }
 }
 
-/// What came while the door was opened was for a command that is not there yet: whatever would end it, ends it.
-fn ended_before(signals: &Signals) -> Result<Option<End>, Errno> {
+/// What came while the door was opened, be it from the terminal: it was for a command that was not there yet.
+fn early(signals: &Signals) -> Result<Vec<Signal>, Errno> {
+    let mut early = Vec::new();
     loop {
         let mut ready = [PollFd::new(signals.coming.as_fd(), PollFlags::POLLIN)];
         match poll(&mut ready, PollTimeout::ZERO) {
-            Ok(0) => return Ok(None),
-            Ok(_) => {}
-            Err(Errno::EINTR) => continue,
+            Ok(0) => return Ok(early),
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }
-        let Some(info) = signals.coming.read_signal()? else { return Ok(None) };
-        let number = i32::try_from(info.ssi_signo).unwrap_or(0);
-        let harmless = [Signal::SIGCHLD, Signal::SIGCONT, Signal::SIGWINCH];
-        if !Signal::try_from(number).is_ok_and(|signal| harmless.contains(&signal)) {
-            return Ok(Some(End::Signal(number)));
+        if let Some(info) = signals.coming.read_signal()? {
+            let number = i32::try_from(info.ssi_signo).ok();
+            early.extend(number.and_then(|number| Signal::try_from(number).ok()));
         }
     }
 }

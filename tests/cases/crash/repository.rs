@@ -420,24 +420,28 @@ fn a_tag_moves_only_where_it_may() {
         }
         is_gone(by_tag(&here, "new"));
         is_gone(by_digest(&here, &two.digest()));
-        // Somebody else makes the tag at any moment of the push.
-        for n_asked in 0_u32.. {
-            let left = Cell::new(n_asked);
-            let may = |_: &Tag| left.replace(left.get().saturating_sub(1)) > 0;
-            let names = ["new", "v1"].map(|tag| tag.parse().unwrap());
-            let push = here.prepare(&two.root, two.manifest().to_vec()).unwrap();
-            match push.seal(&names, &may).map(drop) {
-                Err(Error::TagTaken { .. }) => {
-                    is_gone(by_tag(&here, "new"));
-                    is_gone(by_digest(&here, &two.digest()));
+        // Somebody else makes the tag at any moment of the push, of an artifact that is in the log and of one
+        // that is not.
+        for branch in fixture::branches() {
+            branch.take(&here).unwrap();
+            branch.push(&here, &[]).unwrap();
+        }
+        for (artifact, new) in [(&fixture::tree(), "new"), (&two, "newer")] {
+            let mut n_refused = 0_u32;
+            loop {
+                let left = Cell::new(n_refused);
+                let may = |_: &Tag| left.replace(left.get().saturating_sub(1)) > 0;
+                let names = [new, "v1"].map(|tag| tag.parse().unwrap());
+                let push = here.prepare(&artifact.root, artifact.manifest().to_vec()).unwrap();
+                match push.seal(&names, &may).map(drop) {
+                    Err(Error::TagTaken { .. }) => n_refused += 1,
+                    pushed => break pushed.unwrap(),
                 }
-                pushed => {
-                    pushed.unwrap();
-                    assert!(n_asked > 1);
-                    break;
-                }
+                is_gone(by_tag(&here, new));
+                is_gone(by_digest(&here, &artifact.digest()));
+                store.retire_unlisted(false, &mut || {}).unwrap();
             }
-            store.retire_unlisted(false, &mut || {}).unwrap();
+            assert!(n_refused > 1, "it is asked again when nobody else can move it");
         }
         push(&one, &["v1"], true).unwrap();
         push(&two, &["v1"], true).unwrap();

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -139,48 +140,17 @@ fn signals_are_for_the_command_as_they_were_for_bond() {
 fn the_end_is_heard_where_ends_are_ignored() {
     let bench = Bench::new("");
     let exec = bench.exec(&["sh", "-c", "exit 5"]);
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "trap '' CHLD; exec \"$@\"", "sh"]);
-    shell.arg(exec.get_program()).args(exec.get_args());
-    shell.envs(exec.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut child = shell.stdout(Stdio::null()).spawn().unwrap();
+    let mut ignoring = Command::new("env");
+    ignoring.arg("--ignore-signal=CHLD").arg(exec.get_program()).args(exec.get_args());
+    ignoring.envs(exec.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut child = ignoring.stdout(Stdio::null()).spawn().unwrap();
     tests::wait_until("the command ends", || child.try_wait().unwrap().is_some());
     assert_eq!(child.wait().unwrap().code(), Some(5));
 }
 
-/// What is said to bond before there is a command is for the command all the same.
-#[test]
-fn what_ends_it_before_it_begins_ends_it() {
-    let bench = Bench::new("");
-    let marker = bench.at("marker");
-    bench.daemon.signal(Signal::SIGSTOP);
-    let mut child = bench.exec(&["touch", marker.to_str().unwrap()]).spawn().unwrap();
-    let bond = Pid::from_raw(i32::try_from(child.id()).unwrap());
-    // It blocks its signals before all else.
-    let status = format!("/proc/{bond}/status");
-    tests::wait_until("bond reads its signals", || {
-        let status = std::fs::read_to_string(&status).unwrap_or_default();
-        status.lines().any(|line| {
-            line.strip_prefix("SigBlk:").is_some_and(|set| !set.trim().trim_matches('0').is_empty())
-        })
-    });
-    kill(bond, Signal::SIGTERM).unwrap();
-    bench.daemon.signal(Signal::SIGCONT);
-    assert_eq!(child.wait().unwrap().code(), Some(128 + Signal::SIGTERM as i32));
-    assert!(!marker.exists());
-}
-
-#[test]
-fn what_a_terminal_says_is_heard_once() {
-    let Some(script) = need("exec, what_a_terminal_says", "script") else { return };
-    let bench = Bench::new("");
-    bench.write(
-        "heard.sh",
-        "trap 'echo heard >>heard' INT\necho ready\n\
-         i=0; while [ ! -e heard ] && [ $((i+=1)) -lt 400 ]; do sleep 0.05; done\n\
-         sleep 0.5\nexit 5\n",
-    );
-    let exec = bench.exec(&["sh", "heard.sh"]);
+/// `bond exec` at a terminal, which `script` makes and whose keys are its input.
+fn at_a_terminal(script: &Path, bench: &Bench, words: &[&str]) -> Child {
+    let exec = bench.exec(words);
     let mut command = Command::new(script);
     let words: Vec<_> = std::iter::once(exec.get_program()).chain(exec.get_args()).collect();
     let words: Vec<_> = words.iter().map(|word| word.to_str().unwrap()).collect();
@@ -195,7 +165,48 @@ fn what_a_terminal_says_is_heard_once() {
         };
     }
     command.env("SHELL", "/bin/sh");
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+/// What is said before there is a command is for the command all the same.
+#[test]
+fn what_a_terminal_says_too_early_is_heard() {
+    let Some(script) = need("exec, what_a_terminal_says_too_early", "script") else { return };
+    let bench = Bench::new("");
+    bench.daemon.signal(Signal::SIGSTOP);
+    let mut child = at_a_terminal(&script, &bench, &["sleep", "7.031"]);
+    // It blocks its signals before all else.
+    tests::wait_until("bond reads its signals", || {
+        let found = std::fs::read_dir("/proc").unwrap().flatten().find(|process| {
+            let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let mut words = command.split(|byte| *byte == 0);
+            words.next().is_some_and(|name| name.ends_with(b"/bond"))
+                && words.any(|word| word == b"7.031")
+        });
+        let status = found.map(|bond| std::fs::read_to_string(bond.path().join("status")));
+        let status = status.and_then(Result::ok).unwrap_or_default();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        blocked.is_some_and(|set| !set.trim().trim_matches('0').is_empty())
+    });
+    let mut keys = child.stdin.take().unwrap();
+    keys.write_all(b"\x03").unwrap();
+    keys.flush().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    bench.daemon.signal(Signal::SIGCONT);
+    assert_eq!(child.wait().unwrap().code(), Some(128 + Signal::SIGINT as i32));
+}
+
+#[test]
+fn what_a_terminal_says_is_heard_once() {
+    let Some(script) = need("exec, what_a_terminal_says", "script") else { return };
+    let bench = Bench::new("");
+    bench.write(
+        "heard.sh",
+        "trap 'echo heard >>heard' INT\necho ready\n\
+         i=0; while [ ! -e heard ] && [ $((i+=1)) -lt 400 ]; do sleep 0.05; done\n\
+         sleep 0.5\nexit 5\n",
+    );
+    let mut child = at_a_terminal(&script, &bench, &["sh", "heard.sh"]);
     let mut keys = child.stdin.take().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
