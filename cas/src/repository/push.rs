@@ -1,7 +1,7 @@
 //! A manifest on its way in: what it reaches is here already, and is linked together and sealed.
 //!
-//! What this process hashed while it wrote it, and what a link has held since, is believed. All
-//! else is hashed before it is sealed: that it is listed says nothing of its bytes.
+//! What this process hashed while it wrote it for this repository, and what a link has held since, is
+//! believed. All else is hashed before it is sealed: that it is listed says nothing of its bytes.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -47,9 +47,9 @@ pub struct Pushed {
 }
 
 impl Repository {
-    /// Reads a manifest and finds what it reaches: in this repository, in a sealed artifact of its
-    /// workspace, or, of blobs, in another repository of it. Its subject is no child and need not be there; neither must a layer that may
-    /// be absent.
+    /// Reads a manifest and finds what it reaches: in this repository, in a sealed artifact of its workspace, or,
+    /// of blobs, in another repository of it. Its subject is no child and need not be there; neither must a layer
+    /// that may be absent.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Incomplete`] with all that is missing, [`Error::Busy`],

@@ -72,7 +72,12 @@ impl Folder {
     pub(super) fn link_all(ours: &Path, theirs: &Path, except: &str) -> io::Result<()> {
         let entries = match fs::read_dir(theirs) {
             Ok(entries) => entries,
-            Err(error) if is_not_there(&error) => return Ok(()),
+            // What bond may not read the command may not read either.
+            Err(error)
+                if is_not_there(&error) || error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         let theirs = std::path::absolute(theirs)?;
@@ -93,13 +98,11 @@ impl Drop for Folder {
     }
 }
 
-/// Whether there is nothing, for this user: what bond may not read the command may not read either.
 fn is_not_there(error: &io::Error) -> bool {
-    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
-    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// The bytes of a file of the user's; `None` when there is no such file for him.
+/// The bytes of a file of the user's; `None` when there is no such file.
 pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match File::open(path) {
         Ok(file) => file,
