@@ -3,7 +3,7 @@
 //! What this process hashed while it wrote it for this repository, and what a link has held since, is
 //! believed. All else is hashed before it is sealed: that it is listed says nothing of its bytes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 
 use super::Repository;
@@ -86,10 +86,7 @@ impl Repository {
             }
         }
         let wanted: Vec<Digest> = lacking.iter().map(|child| child.digest).collect();
-        let mut beside = match wanted.is_empty() {
-            true => HashMap::new(),
-            false => self.find_beside(&wanted)?,
-        };
+        let mut beside = self.find_beside(&wanted)?;
         for child in lacking {
             match beside.remove(&child.digest) {
                 Some(found) => children.push((child, found)),
@@ -113,29 +110,21 @@ impl Repository {
 
     /// Where something is that a manifest of this repository may reach.
     fn find(&self, digest: &Digest) -> Result<Option<Found>, Error> {
-        match self.find_here(digest)? {
+        match self.find_near(digest)? {
             Some(found) => Ok(Some(found)),
-            None => self.find_elsewhere(digest),
+            None => Ok(self.find_beside(&[*digest])?.remove(digest)),
         }
     }
 
     /// The same without a look into other repositories.
     fn find_near(&self, digest: &Digest) -> Result<Option<Found>, Error> {
-        if let Some(found) = self.find_here(digest)? {
-            return Ok(Some(found));
-        }
-        let found = self.in_layouts(digest)?;
-        Ok(found.map(|(path, artifact)| Found { path, of: Of::Artifact(artifact) }))
-    }
-
-    fn find_here(&self, digest: &Digest) -> Result<Option<Found>, Error> {
         for kind in [MemberKind::Blob, MemberKind::Manifest, MemberKind::Child] {
             if self.has(kind, digest)? {
                 let (path, of) = (self.member(kind, digest), Of::Repository(self.name.clone()));
                 return Ok(Some(Found { path, of }));
             }
         }
-        Ok(None)
+        self.in_layouts(digest)
     }
 
     /// Hashes what was found, as large as it is; what is rotten is healed or put away there.

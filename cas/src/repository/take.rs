@@ -226,7 +226,10 @@ impl Repository {
                     let path = self.blob_in(from, digest)?;
                     path.map(|path| Found { path, of: Of::Repository(from.clone()) })
                 }
-                None => self.find_elsewhere(digest)?,
+                None => match self.in_layouts(digest)? {
+                    Some(found) => Some(found),
+                    None => self.find_beside(&[*digest])?.remove(digest),
+                },
             };
             let Some(found) = found else { return Ok(None) };
             let is_suspect = quarantine::knows(self.disk(), &Subject::Blob(*digest));
@@ -238,18 +241,13 @@ impl Repository {
         Ok(None)
     }
 
-    /// Where something is in the workspace that is not listed here.
-    pub(super) fn find_elsewhere(&self, digest: &Digest) -> Result<Option<Found>, Error> {
-        match self.in_layouts(digest)? {
-            Some((path, artifact)) => Ok(Some(Found { path, of: Of::Artifact(artifact) })),
-            None => Ok(self.find_beside(&[*digest])?.remove(digest)),
-        }
-    }
-
     /// Blobs that other repositories of the workspace list; of very many only some are looked for.
     pub(super) fn find_beside(&self, wanted: &[Digest]) -> Result<HashMap<Digest, Found>, Error> {
         let wanted = &wanted[..wanted.len().min(MOST_BESIDE)];
         let mut found = HashMap::new();
+        if wanted.is_empty() {
+            return Ok(found);
+        }
         for name in names::repositories(self.disk(), &self.workspace)? {
             if found.len() == wanted.len() {
                 break;
@@ -278,13 +276,15 @@ impl Repository {
 
     /// A layout's file of the workspace that holds this, and whose layout it is, if the index knows
     /// of one.
-    pub(super) fn in_layouts(&self, digest: &Digest) -> Result<Option<(RelPath, Digest)>, Error> {
+    pub(super) fn in_layouts(&self, digest: &Digest) -> Result<Option<Found>, Error> {
         let mut found = Ok(None);
         if let Some(index) = self.inner().index() {
             index.holders(&self.workspace, digest, &mut |artifact| {
                 let layout = layout::artifact(&self.workspace, &artifact);
                 let path = layout::blob_in(&layout, digest);
-                found = self.is_there(&path).map(|there| there.then_some((path, artifact)));
+                let is_there = self.is_there(&path);
+                let of = Of::Artifact(artifact);
+                found = is_there.map(|there| there.then_some(Found { path, of }));
                 matches!(found, Ok(None))
             });
         }

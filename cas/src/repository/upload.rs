@@ -233,11 +233,7 @@ impl Upload {
     /// [`Error::NotFound`] when it has ended, [`Error::Disk`]; after all but the first nothing can be
     /// added any more.
     pub fn append(&mut self, source: Source<'_>) -> Result<u64, Error> {
-        if self.is_empty() {
-            // So that the next process knows of it, even if this one is killed before anything is durable.
-            self.begin()?;
-            self.write_down_unsynced()?;
-        }
+        self.be_known()?;
         let added = self.add(source);
         if matches!(added, Ok(_) | Err(Error::SourceRead { .. })) {
             self.note()?;
@@ -435,17 +431,20 @@ impl Upload {
     /// Leaves it for the next process. What was acknowledged is durable already; that it was begun is
     /// if the disk is synced before the power goes.
     pub fn keep(mut self) {
-        if self.is_empty() {
-            let noted = self.begin().and_then(|()| self.write_down_unsynced());
-            if let Err(error) = noted {
-                tracing::warn!(id = %self.id, %error, "an upload is not kept");
-                return;
-            }
+        if let Err(error) = self.be_known() {
+            tracing::warn!(id = %self.id, %error, "an upload is not kept");
+            return;
         }
         self.state = State::Ended;
     }
 
-    fn write_down_unsynced(&mut self) -> Result<(), Error> {
+    /// Writes down that it was begun, before anything of it is durable: the next process knows of it even if this
+    /// one is killed.
+    fn be_known(&mut self) -> Result<(), Error> {
+        if !self.is_empty() {
+            return Ok(());
+        }
+        self.begin()?;
         let belongs = self.belongs();
         let mark = Mark { len: 0, digest: Hasher::new(self.algorithm).finish() };
         record::write(self.repository.disk(), &self.id, 0, &belongs, mark)?;

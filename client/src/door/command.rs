@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -112,10 +112,13 @@ fn early(signals: &Signals) -> Result<Vec<Signal>, Errno> {
             Err(errno) => return Err(errno),
         }
         if let Some(info) = signals.coming.read_signal()? {
-            let number = i32::try_from(info.ssi_signo).ok();
-            early.extend(number.and_then(|number| Signal::try_from(number).ok()));
+            early.extend(told_of(&info));
         }
     }
+}
+
+fn told_of(info: &siginfo) -> Option<Signal> {
+    i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok())
 }
 
 /// Waits for its end, and passes on to it what comes meanwhile.
@@ -126,8 +129,7 @@ fn attend(signals: &Signals, child: Pid) -> Result<End, Errno> {
             Ok(None) | Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno),
         };
-        let number = i32::try_from(info.ssi_signo).ok();
-        match number.and_then(|number| Signal::try_from(number).ok()) {
+        match told_of(&info) {
             Some(Signal::SIGCHLD) => match waitpid(child, Some(WaitPidFlag::WNOHANG))? {
                 WaitStatus::Exited(_, code) => return Ok(End::Code(code)),
                 WaitStatus::Signaled(_, signal, _) => return Ok(End::Signal(signal as i32)),
