@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cas::workspace::Workspace;
+use cas::workspace::{Tag, Workspace};
 use cas::{Store, Upload};
 use nix::unistd::{Gid, Uid};
 use tokio::sync::Semaphore;
@@ -113,6 +113,11 @@ impl App {
     /// How long a lease lasts, in nanoseconds.
     pub fn lease_ns(&self) -> i128 {
         i128::try_from(self.config.timeouts.lease.0.as_nanos()).unwrap_or(i128::MAX / 2)
+    }
+
+    /// Whether a tag that leads to one digest may be led to another.
+    pub fn may_move(&self, tag: &Tag) -> bool {
+        !self.config.registry.create_only_tags.iter().any(|pattern| pattern.fits(tag.as_str()))
     }
 
     /// Says that no new requests are wanted.

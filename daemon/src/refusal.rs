@@ -45,7 +45,7 @@ pub fn problem(error: cas::Error) -> Problem {
         }
         E::TagTaken { name, digest } => {
             let message = format!("{name} leads to {digest}, and tags like it are not moved");
-            Problem::new(Code::TagTaken, message).hint("push under another tag")
+            Problem::new(Code::TagTaken, message).hint("give it another tag")
         }
         E::Incomplete { missing } => incomplete(&missing),
         E::DamagedName { name } => {

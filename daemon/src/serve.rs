@@ -38,11 +38,13 @@ use crate::routes::{self, Op};
 use crate::v2::fault::{self, Fault};
 use crate::v2::listener::Front;
 use crate::v2::login::Visitor;
-use crate::v2::path;
+use crate::v2::{path, sessions};
 
 /// Peers that are told at once that there is no room; more than that are just closed.
 const N_TURNED_AWAY: usize = 64;
 const TURNED_AWAY_WITHIN: Duration = Duration::from_secs(1);
+/// How often uploads are looked at that may wait for their first bytes.
+const WAITING: Duration = Duration::from_millis(250);
 /// How often drafts are looked at whose time may be over.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -59,6 +61,8 @@ pub async fn serve(
     let turning_away = Arc::new(Semaphore::new(N_TURNED_AWAY));
     let mut sweep = interval(SWEEP.min(app.config.timeouts.draft_abandoned.0.max(TICK_LEAST)));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut waiting = interval(WAITING);
+    waiting.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let own = Whom::Uid(nix::unistd::Uid::effective().as_raw());
     let mut stop = pin!(stop);
     loop {
@@ -77,6 +81,16 @@ pub async fn serve(
                 Err(error) => not_accepted(&error).await,
             },
             Some(_) = tasks.join_next() => {}
+            _ = waiting.tick() => {
+                let uploads = app.uploads.waiting();
+                if !uploads.is_empty() {
+                    let app = app.clone();
+                    let write = move || { write_down(&uploads); Ok(()) };
+                    spawn(&mut tasks, async move {
+                        let _ = app.bridge.run(Kind::Short, own, write).await;
+                    });
+                }
+            }
             _ = sweep.tick() => {
                 let (drafts, uploads) = (app.drafts.expired(), app.uploads.expired());
                 let (n_drafts, n_uploads) = (drafts.len(), uploads.len());
@@ -103,6 +117,17 @@ pub async fn serve(
     let left = deadline.saturating_duration_since(Instant::now());
     if !app.bridge.quiet(left.max(Duration::from_secs(1))).await {
         tracing::warn!("jobs were still running");
+    }
+}
+
+/// Lets the next process know of uploads that nothing came of yet; of what comes just now it will.
+fn write_down(uploads: &[Arc<sessions::Upload<cas::Upload>>]) {
+    for upload in uploads {
+        if let Ok(mut upload) = upload.try_lock()
+            && let Err(error) = upload.be_known()
+        {
+            tracing::warn!(id = %upload.id(), %error, "an upload would not outlive a kill");
+        }
     }
 }
 

@@ -205,7 +205,7 @@ fn what_others_hold_shows_in_no_refusal() {
     let put = |of, bytes: &[u8]| {
         let draft = store.draft(of).unwrap();
         let taken = draft.take_file(None, None, cas::Source::Stream(&mut &*bytes))?;
-        draft.seal_file("file", None, None, &taken, &[]).map(drop)
+        draft.seal_file("file", None, None, &taken, &[], &|_| true).map(drop)
     };
     // A stream counts once, whoever has its bytes already.
     let held = noise("held", 6 << 20);
@@ -223,7 +223,7 @@ fn what_others_hold_shows_in_no_refusal() {
     let store = store();
     let draft = store.draft(&one).unwrap();
     let taken = draft.take_file(None, None, cas::Source::Stream(&mut &*held)).unwrap();
-    draft.seal_file("file", None, None, &taken, &[]).unwrap();
+    draft.seal_file("file", None, None, &taken, &[], &|_| true).unwrap();
     let draft = store.draft(&three).unwrap();
     for claimed in [1_u64 << 50, u64::MAX / 2, held.len() as u64, held.len() as u64 + 1] {
         let told = [Digest::of(&held), Digest::of(b"nobody has this")].map(|digest| {

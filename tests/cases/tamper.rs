@@ -56,7 +56,7 @@ fn put(store: &Store, workspace: &Workspace, image: &Image) -> Sealed {
     for (digest, bytes) in &image.blobs {
         draft.take(digest, bytes.len() as u64, Source::Stream(&mut &bytes[..])).unwrap();
     }
-    draft.seal(&image.root, &[]).unwrap().0
+    draft.seal(&image.root, &[], &|_| true).unwrap().0
 }
 
 /// What is done to one file of a layout. `None` when it cannot be done to this one.

@@ -26,7 +26,7 @@ use crate::reader::read_small;
 use crate::sealed::Sealed;
 use crate::source::Source;
 use crate::store::{Store, lock};
-use crate::workspace::{Name, Workspace, check_title};
+use crate::workspace::{Name, Tag, Workspace, check_title};
 
 /// How often a seal looks again for memory, and the pause in between: ten seconds in all.
 const N_TRIES: u32 = 200;
@@ -135,20 +135,26 @@ impl Draft {
         self.progress.load(Ordering::Relaxed)
     }
 
-    /// Seals what `root` reaches. Everything it reaches must have been taken.
+    /// Seals what `root` reaches. Everything it reaches must have been taken. A name that leads
+    /// elsewhere is moved only if `may_move` says so of its tag.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the closure is incomplete or contradicts itself, [`Error::Quota`],
-    /// [`Error::Busy`], [`Error::Full`]: nothing is visible then. After [`Error::Disk`] the artifact
-    /// may be there, whole, although nobody has said that it is durable.
-    pub fn seal(self, root: &Descriptor, names: &[Name]) -> Result<(Sealed, Receipt), Error> {
+    /// [`Error::Refused`] when the closure is incomplete or contradicts itself, [`Error::TagTaken`],
+    /// [`Error::Quota`], [`Error::Busy`], [`Error::Full`]: nothing is visible then. After [`Error::Disk`]
+    /// the artifact may be there, whole, although nobody has said that it is durable.
+    pub fn seal(
+        self,
+        root: &Descriptor,
+        names: &[Name],
+        may_move: &dyn Fn(&Tag) -> bool,
+    ) -> Result<(Sealed, Receipt), Error> {
         if !root.is_manifest() {
             let (digest, claimed) = (root.digest, root.media_type.clone());
             let found = "no manifest or index that can be the root of an artifact".to_owned();
             return Err(Refusal::MediaType { digest, claimed, found }.into());
         }
         let (closure, _share) = self.reach(root)?;
-        self.seal_closure(closure, &Listing::of(names))
+        self.seal_named(&root.digest, closure, names, may_move)
     }
 
     /// Follows the root through what was taken. All of it may be lost if this is refused, so it
@@ -182,6 +188,7 @@ impl Draft {
         layer_type: Option<&str>,
         taken: &Taken,
         names: &[Name],
+        may_move: &dyn Fn(&Tag) -> bool,
     ) -> Result<(Sealed, Receipt), Error> {
         let malformed = |reason: String| Refusal::Malformed { digest: taken.digest, reason };
         check_title(title)?;
@@ -198,7 +205,19 @@ impl Draft {
         self.take(&root.digest, root.size, Source::Stream(&mut &bytes[..]))?;
         let limits = &self.store.inner.options.limits;
         let closure = oci::walk::<Error>(&root, limits, &mut |_| Ok(bytes.clone()))?;
-        self.seal_closure(closure, &Listing::of(names))
+        self.seal_named(&root.digest, closure, names, may_move)
+    }
+
+    fn seal_named(
+        self,
+        root: &Digest,
+        closure: Closure,
+        names: &[Name],
+        may_move: &dyn Fn(&Tag) -> bool,
+    ) -> Result<(Sealed, Receipt), Error> {
+        let listing = Listing { names: names.to_vec(), repository: None, may_move };
+        listing.check(&self.store, &self.workspace, root)?;
+        self.seal_closure(closure, &listing)
     }
 
     /// The bytes of a manifest that was taken.

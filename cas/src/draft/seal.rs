@@ -20,27 +20,34 @@ use crate::oci::{Closure, Descriptor, Node, Refusal};
 use crate::pushed;
 use crate::repository::Fills;
 use crate::sealed::{Sealed, facts_of};
-use crate::store::{Inner, Reserved, lock};
+use crate::store::{Inner, Reserved, Store, lock};
 use crate::wal::{self, Logged, Record, Sealing};
-use crate::workspace::{Name, RepositoryName};
+use crate::workspace::{Name, RepositoryName, Tag, Workspace};
 
 /// Where an artifact is to be listed, and what it is to be called there.
 pub(crate) struct Listing<'a> {
     pub(crate) names: Vec<Name>,
     /// Listed here whether or not a name is in it.
     pub(crate) repository: Option<&'a RepositoryName>,
-    /// Whether a name that leads elsewhere may be moved.
-    pub(crate) may_move: &'a dyn Fn(&Name) -> bool,
-}
-
-impl Listing<'static> {
-    /// Names that take what they name wherever they led.
-    pub(crate) fn of(names: &[Name]) -> Listing<'static> {
-        Listing { names: names.to_vec(), repository: None, may_move: &|_| true }
-    }
+    /// Whether a tag that leads elsewhere may be moved.
+    pub(crate) may_move: &'a dyn Fn(&Tag) -> bool,
 }
 
 impl Listing<'_> {
+    /// Refuses, before anything is made, a name that may not be moved. Asked again when it moves.
+    pub(crate) fn check(
+        &self,
+        store: &Store,
+        workspace: &Workspace,
+        to: &Digest,
+    ) -> Result<(), Error> {
+        for name in &self.names {
+            let listed = store.repository(workspace, name.repository());
+            listed.may_lead_now(name, to, self.may_move)?;
+        }
+        Ok(())
+    }
+
     fn repositories(&self) -> BTreeSet<RepositoryName> {
         let named = self.names.iter().map(Name::repository);
         named.chain(self.repository).cloned().collect()

@@ -3,10 +3,13 @@
 use std::io;
 
 use super::Repository;
+use super::members::Fills;
 use crate::digest::Digest;
 use crate::disk::{File, Kind, RelPath};
+use crate::durable::Unsynced;
 use crate::error::{Damage, DamageKind, Error};
 use crate::layout::{self, MemberKind};
+use crate::linking::{Linking, Scraps};
 use crate::memory::Share;
 use crate::names;
 use crate::oci::{Descriptor, Refusal, media_type, root_media_type};
@@ -43,7 +46,9 @@ impl Repository {
         let size = match self.disk().stat(&path) {
             Ok(stat) if stat.kind == Kind::File => stat.size,
             Ok(_) => return Err(not_found(digest)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(not_found(digest)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.list_blob_again(digest)?.ok_or_else(|| not_found(digest))?
+            }
             Err(error) => return Err(Error::disk("looking at", &path)(error)),
         };
         // What was found rotten somewhere is not promised before it is looked at.
@@ -54,6 +59,56 @@ impl Repository {
         }
         let media_type = media_type::OCTETS.to_owned();
         Ok(Held { repository: self.clone(), path, digest: *digest, size, media_type, bytes: None })
+    }
+
+    /// Lists a blob again that a manifest listed here reaches: it was found rotten here, and healed since where
+    /// its artifact is. Returns its size.
+    fn list_blob_again(&self, digest: &Digest) -> Result<Option<u64>, Error> {
+        match !self.lists_as_any(digest)? && self.needed_by(digest, digest)?.is_some() {
+            true => self.mount(digest, None),
+            false => Ok(None),
+        }
+    }
+
+    /// The same for a manifest that a tag leads to, or that another manifest reaches; with all that its artifact
+    /// has. Says whether it is listed now.
+    fn list_manifest_again(&self, digest: &Digest) -> Result<bool, Error> {
+        let Some(artifact) = self.listed_by(digest)? else { return Ok(false) };
+        let sealed = self.store.sealed(&self.workspace, &artifact)?;
+        // What is rotten there too is put away.
+        match sealed.blob(digest) {
+            Err(Error::Corrupt { .. } | Error::NotFound { .. }) => return Ok(false),
+            other => drop(other?),
+        }
+        let (closure, _share) = sealed.reaches()?;
+        let inner = self.inner();
+        let scraps = Scraps::new(&self.store);
+        let linking = Linking::new(inner, inner.pool(&self.workspace), &scraps);
+        let since = inner.barrier.n_failed();
+        let _artifact = inner.lock_artifact(&self.workspace, &artifact);
+        let mut made = Vec::new();
+        let listed = {
+            let _repository = self.exclude();
+            if self.listed_by(digest)? != Some(artifact) {
+                return Ok(false);
+            }
+            let listed = self.enlist(&closure, &sealed.path(), Fills::Empty, &linking, &mut made);
+            made.iter().for_each(|member| inner.unsettled_members.begin(member));
+            listed?
+        };
+        let folders = listed.into_iter().collect();
+        inner.settle(&Unsynced { folders, since, ..Unsynced::default() })?;
+        made.iter().for_each(|member| inner.unsettled_members.end(member));
+        Ok(true)
+    }
+
+    /// The artifact for whose sake a manifest is to be listed here.
+    fn listed_by(&self, digest: &Digest) -> Result<Option<Digest>, Error> {
+        let names = self.store.names_of(&self.workspace, digest)?;
+        match names.iter().any(|name| *name.repository() == self.name) {
+            true => Ok(Some(*digest)),
+            false => self.needed_by(digest, digest),
+        }
     }
 
     /// A manifest that is listed here, by itself or because another reaches it; read and proved.
@@ -69,11 +124,14 @@ impl Repository {
                 self.led(&name)?.ok_or_else(|| not_found(&name))?
             }
         };
-        self.manifest_at(&digest, &[MemberKind::Manifest, MemberKind::Child]).map_err(|error| {
-            match error {
-                Error::NotFound { .. } => not_found(reference),
-                other => other,
-            }
+        let kinds = [MemberKind::Manifest, MemberKind::Child];
+        let mut held = self.manifest_at(&digest, &kinds);
+        if matches!(held, Err(Error::NotFound { .. })) && self.list_manifest_again(&digest)? {
+            held = self.manifest_at(&digest, &kinds);
+        }
+        held.map_err(|error| match error {
+            Error::NotFound { .. } => not_found(reference),
+            other => other,
         })
     }
 

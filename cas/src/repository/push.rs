@@ -8,6 +8,7 @@ use std::io;
 
 use super::Repository;
 use super::take::{Found, Of};
+use crate::absent;
 use crate::digest::Digest;
 use crate::disk::Stat;
 use crate::draft::{Draft, Listing, Receipt};
@@ -18,7 +19,7 @@ use crate::oci::{self, Closure, Descriptor, Manifest, Refusal, root_media_type};
 use crate::proving::Place;
 use crate::sealed::{CheckedBlob, Sealed};
 use crate::source::Source;
-use crate::workspace::{Name, Tag};
+use crate::workspace::{Name, Reference, Tag};
 
 /// How many missing blobs are told at once.
 const MOST_TOLD: usize = 100;
@@ -106,6 +107,25 @@ impl Repository {
             }
         }
         Ok(Push { repository: self.clone(), draft, closure, root, unproved, _share: share })
+    }
+
+    /// Seals once more what is listed here and was sealed without this layer, so that it is held by more than
+    /// its lease. Where that fails, the layer is as others are that wait for their manifest.
+    pub(super) fn complete(&self, layer: &Digest) {
+        let limit = self.inner().options.limits.entries;
+        let complete = || {
+            for artifact in absent::sealed_without(self.disk(), &self.workspace, layer, limit)? {
+                if self.lists(&artifact)? {
+                    let manifest = self.manifest(&Reference::Digest(artifact))?;
+                    let claim = manifest.descriptor();
+                    self.prepare(&claim, manifest.bytes()?)?.seal(&[], &|_| false)?;
+                }
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = complete() {
+            tracing::warn!(%layer, repository = %self.name, %error, "a layer that came late is held by its lease alone");
+        }
     }
 
     /// Where something is that a manifest of this repository may reach.
@@ -281,12 +301,9 @@ impl Push {
     pub fn seal(self, tags: &[Tag], may_move: &dyn Fn(&Tag) -> bool) -> Result<Pushed, Error> {
         let repository = &self.repository;
         let root = self.root.descriptor();
-        let may_move = |name: &Name| may_move(name.tag());
-        let names: Vec<Name> = tags.iter().map(|tag| Name::new(&repository.name, tag)).collect();
-        for name in &names {
-            // Asked again when it moves; asked here, nothing is made that is refused.
-            repository.may_lead_now(name, &root.digest, &may_move)?;
-        }
+        let names = tags.iter().map(|tag| Name::new(&repository.name, tag)).collect();
+        let listing = Listing { names, repository: Some(&repository.name), may_move };
+        listing.check(&repository.store, &repository.workspace, &root.digest)?;
         let mut missing = Vec::new();
         for child in &self.unproved {
             if !self.prove(child)? && missing.len() < MOST_TOLD {
@@ -299,7 +316,6 @@ impl Push {
         let mut bytes = self.root.bytes();
         self.draft.take(&root.digest, root.size, Source::Stream(&mut bytes))?;
         let subject = self.root.subject().map(|subject| subject.digest);
-        let listing = Listing { names, repository: Some(&repository.name), may_move: &may_move };
         let (sealed, receipt) = self.draft.seal_closure(self.closure, &listing)?;
         Ok(Pushed { sealed, receipt, subject })
     }

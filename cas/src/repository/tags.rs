@@ -36,7 +36,7 @@ impl Repository {
         &self,
         name: &Name,
         to: &Digest,
-        may_move: &dyn Fn(&Name) -> bool,
+        may_move: &dyn Fn(&Tag) -> bool,
     ) -> Result<(), Error> {
         match names::get(self.disk(), &self.workspace, name) {
             // No damage, if a failed sync took what the log has: it is there when somebody asks again.
@@ -46,11 +46,11 @@ impl Repository {
     }
 
     /// The same where others are not excluded, so that it may be another answer in a moment.
-    pub(super) fn may_lead_now(
+    pub(crate) fn may_lead_now(
         &self,
         name: &Name,
         to: &Digest,
-        may_move: &dyn Fn(&Name) -> bool,
+        may_move: &dyn Fn(&Tag) -> bool,
     ) -> Result<(), Error> {
         permits(name, self.led(name), to, may_move)
     }
@@ -77,10 +77,10 @@ fn permits(
     name: &Name,
     led: Result<Option<Digest>, Error>,
     to: &Digest,
-    may_move: &dyn Fn(&Name) -> bool,
+    may_move: &dyn Fn(&Tag) -> bool,
 ) -> Result<(), Error> {
     match led {
-        Ok(Some(digest)) if digest != *to && !may_move(name) => {
+        Ok(Some(digest)) if digest != *to && !may_move(name.tag()) => {
             Err(Error::TagTaken { name: name.clone(), digest })
         }
         Ok(_) | Err(Error::DamagedName { .. }) => Ok(()),

@@ -440,7 +440,10 @@ impl Upload {
 
     /// Writes down that it was begun, before anything of it is durable: the next process knows of it even if this
     /// one is killed.
-    fn be_known(&mut self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Disk`].
+    pub fn be_known(&mut self) -> Result<(), Error> {
         if !self.is_empty() {
             return Ok(());
         }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cas::Draft;
-use cas::workspace::Workspace;
+use cas::workspace::{Tag, Workspace};
 use wire::api::Seal;
 use wire::{Code, Problem};
 
@@ -31,7 +31,8 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
         // Taken out only now: a draft must outlive an answer that there is no place just now.
         let (draft, workspace) = take(&app.drafts, &id, uid)?;
         app.prepare(&workspace).map_err(refusal::problem)?;
-        let (sealed, receipt) = draft.seal(&root, &names).map_err(refusal::problem)?;
+        let may_move = |tag: &Tag| app.may_move(tag);
+        let (sealed, receipt) = draft.seal(&root, &names, &may_move).map_err(refusal::problem)?;
         Ok(put(&app.metrics, &sealed, receipt, root.media_type, None))
     };
     let done = ask.run(Kind::Short, seal).await?;

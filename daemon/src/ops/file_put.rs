@@ -30,7 +30,7 @@ pub(super) async fn run(ask: &mut Ask) -> Result<Answer, Problem> {
         app.prepare(&workspace).map_err(refusal::problem)?;
         let (artifact_type, media_type) = (query.get("artifact_type"), query.get("media_type"));
         let (sealed, receipt) = draft
-            .seal_file(&title, artifact_type, media_type, &taken, &names)
+            .seal_file(&title, artifact_type, media_type, &taken, &names, &|tag| app.may_move(tag))
             .map_err(refusal::problem)?;
         let media_type = cas::oci::media_type::IMAGE_MANIFEST.to_owned();
         Ok(put(&app.metrics, &sealed, receipt, media_type, Some(taken.digest)))

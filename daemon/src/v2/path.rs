@@ -136,9 +136,11 @@ impl Path<'_> {
         let mut name = String::with_capacity(self.name.len());
         for (n, segment) in self.name.split('/').enumerate() {
             let segment = percent_decode_str(segment).decode_utf8();
-            // An encoded slash would make two segments of one after the path was taken apart.
-            let segment = segment.ok().filter(|segment| !segment.contains('/'));
-            let segment = segment.ok_or_else(|| invalid(self.name, "it is no text"))?;
+            let segment = segment.map_err(|_| invalid(self.name, "it is no text"))?;
+            // It would make two segments of one after the path was taken apart.
+            if segment.contains('/') {
+                return Err(invalid(self.name, "a slash in it is encoded"));
+            }
             // Also after an empty one, which is part of no name.
             if n > 0 {
                 name.push('/');

@@ -1,6 +1,7 @@
 //! The open uploads of the front door: each bound to the peer and the repository that began it.
 //!
-//! An upload is begun without touching the disk. It goes when it is committed, cancelled or found
+//! An upload is begun without touching the disk, since most get all their bytes in the next moment; one that
+//! waits longer is written down. It goes when it is committed, cancelled or found
 //! wrong, and when nothing was done with it for long. What an earlier process left is open again.
 
 use std::collections::HashMap;
@@ -12,6 +13,9 @@ use cas::UploadId;
 use super::fault::{Fault, Kind};
 use super::path::Target;
 use crate::config::Config;
+
+/// How long an upload is known to this process alone.
+const MOMENT: Duration = Duration::from_millis(500);
 
 /// All open uploads.
 pub struct Sessions<U> {
@@ -26,6 +30,8 @@ struct Open<U> {
     owner: String,
     target: Target,
     used: Instant,
+    /// The next process knows of it, or is about to.
+    is_known: bool,
 }
 
 /// One upload, as one request at a time has it.
@@ -61,13 +67,13 @@ impl<U> Sessions<U> {
             let message = format!("{n_own} of your uploads are open, {} of all", open.len());
             return Err(Fault::new(Kind::TooMany, message));
         }
-        open.insert(id.clone(), Open::new(owner, target, make(&id)));
+        open.insert(id.clone(), Open::new(owner, target, make(&id), false));
         Ok(id)
     }
 
     /// Opens an upload again that an earlier process left, however many there are.
     pub fn adopt(&self, id: UploadId, owner: &str, target: &Target, upload: U) {
-        self.lock().insert(id, Open::new(owner, target, upload));
+        self.lock().insert(id, Open::new(owner, target, upload, true));
     }
 
     /// The upload of that name, if this peer began it in this repository.
@@ -104,6 +110,20 @@ impl<U> Sessions<U> {
         over.iter().filter_map(|id| open.remove(id)).map(|one| one.upload).collect()
     }
 
+    /// Those that nothing was done with for a moment, each once: the next process is to know of them.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<Arc<Upload<U>>> {
+        let waits = |one: &&mut Open<U>| !one.is_known && one.used.elapsed() >= MOMENT;
+        let mut open = self.lock();
+        let waiting = open.values_mut().filter(waits);
+        waiting
+            .map(|one| {
+                one.is_known = true;
+                one.upload.clone()
+            })
+            .collect()
+    }
+
     /// Takes out all of them.
     #[must_use]
     pub fn clear(&self) -> Vec<Arc<Upload<U>>> {
@@ -122,9 +142,9 @@ impl<U> Sessions<U> {
 }
 
 impl<U> Open<U> {
-    fn new(owner: &str, target: &Target, upload: U) -> Open<U> {
+    fn new(owner: &str, target: &Target, upload: U, is_known: bool) -> Open<U> {
         let (upload, used) = (Arc::new(Upload::new(upload)), Instant::now());
-        Open { upload, owner: owner.to_owned(), target: target.clone(), used }
+        Open { upload, owner: owner.to_owned(), target: target.clone(), used, is_known }
     }
 }
 
@@ -213,6 +233,17 @@ mod tests {
         assert!(sessions.expired().is_empty());
         drop(used);
         assert_eq!((sessions.expired().len(), sessions.n_open()), (1, 0));
+    }
+
+    #[test]
+    fn what_waits_is_told_once() {
+        let sessions = sessions(8, 8);
+        let own = target("w/r");
+        sessions.adopt(new_id().expect("an id"), "a", &own, 1);
+        sessions.begin("a", &own, |_| 2).expect("begun");
+        assert!(sessions.waiting().is_empty());
+        std::thread::sleep(MOMENT);
+        assert_eq!((sessions.waiting().len(), sessions.waiting().len()), (1, 0));
     }
 
     #[test]

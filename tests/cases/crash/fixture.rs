@@ -99,11 +99,13 @@ impl Artifact {
 
     /// Seals what was brought.
     pub(crate) fn seal(&self, draft: cas::Draft, names: &[Name]) -> Result<Sealed, Error> {
-        let Some(title) = self.title else { return Ok(draft.seal(&self.root, names)?.0) };
+        let Some(title) = self.title else {
+            return Ok(draft.seal(&self.root, names, &|_| true)?.0);
+        };
         let bytes = &self.members[0].1;
         let size = Some(bytes.len() as u64);
         let taken = draft.take_file(size, None, Source::Stream(&mut bytes.as_slice()))?;
-        Ok(draft.seal_file(title, None, None, &taken, names)?.0)
+        Ok(draft.seal_file(title, None, None, &taken, names, &|_| true)?.0)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use cas::digest::{Algorithm, Digest};
 use serde_json::{Value, json};
-use tests::layout::types;
-use tests::v2::{Case, case, digest, get, head, manifest, push, put};
+use tests::layout::{noise, types};
+use tests::v2::{Case, case, delete, digest, get, head, manifest, patch, post, push, put};
 
 use super::{Image, describe, run, steps};
 
@@ -133,6 +133,47 @@ fn kinds(algorithm: Algorithm) -> Vec<Case> {
     ]
 }
 
+/// Of these an artifact may lack layers, and takes them when they come.
+#[test]
+fn a_layer_that_may_be_absent_and_comes_late_is_held_by_its_manifest() {
+    let sha256 = Algorithm::Sha256;
+    let mut image = Image::new(sha256, "late");
+    let late = noise("late", 20_000);
+    let layer = describe(sha256, types::FOREIGN_LAYER, &late);
+    image.document["layers"].as_array_mut().expect("layers").push(layer);
+    let d = digest(sha256, &late);
+    let blob = |r: &str| format!("/v2/{r}/blobs/{d}");
+    let there =
+        |r: &str| vec![get(blob(r)).gives(late.clone()), delete(blob(r)).fails(405, "UNSUPPORTED")];
+    let chunks = || {
+        let (begin, end) = late.split_at(10_000);
+        vec![
+            post("/v2/{r}/blobs/uploads/").is(202),
+            patch("{loc}", begin),
+            put(format!("{{loc}}?digest={d}"), end),
+        ]
+    };
+    run(&[
+        case(
+            "in one piece",
+            steps([image.push("{r}", "1"), vec![push("{r}", &d, &late)], there("{r}")]),
+        ),
+        case("in chunks", steps([image.push("{r}", "1"), chunks(), there("{r}")])),
+        case(
+            "mounted",
+            steps([
+                image.push("{r}", "1"),
+                vec![push("{s}", &d, &late)],
+                vec![delete(blob("{r}")).is(404)],
+                vec![post(format!("/v2/{{r}}/blobs/uploads/?mount={d}&from={{s}}")).is(201)],
+                there("{r}"),
+                // Nothing needs it there.
+                vec![delete(blob("{s}"))],
+            ]),
+        ),
+    ]);
+}
+
 #[test]
 fn manifests_come_back_as_they_went() {
     let mut cases: Vec<Case> = Algorithm::ALL.into_iter().flat_map(kinds).collect();
@@ -256,6 +297,21 @@ fn manifests_that_are_refused() {
                 .manifest("{r}", "1")
                 .fails(404, "MANIFEST_BLOB_UNKNOWN")
                 .says(image.digest().to_string())],
+        ),
+        case(
+            "digests of algorithms that nobody computes here",
+            steps([
+                image.blobs("{r}"),
+                ["/subject", "/config", "/layers/0"]
+                    .map(|place| {
+                        let mut strange = image.clone().with("subject", image.descriptor());
+                        let digest = format!("blake3:{}", "0".repeat(64));
+                        strange.document.pointer_mut(place).expect("it is there")["digest"] =
+                            digest.clone().into();
+                        strange.manifest("{r}", "1").fails(400, "UNSUPPORTED").says(digest)
+                    })
+                    .to_vec(),
+            ]),
         ),
         case(
             "digests",

@@ -156,3 +156,36 @@ fn a_list_that_is_longer_than_a_manifest_may_be_has_pages() {
         ]),
     )]);
 }
+
+/// What goes around the entries counts as well: a page is never larger than a manifest may be.
+#[test]
+fn a_page_of_referrers_is_full_to_the_last_byte_and_no_larger() {
+    const SBOM: &str = "application/vnd.example.sbom";
+    let most = 4 << 20;
+    let around = json!({ "schemaVersion": 2, "mediaType": types::IMAGE_INDEX, "manifests": [] });
+    let around = around.to_string().len();
+    let pages = [0, 1].map(|beyond| {
+        let subject = Image::new(Algorithm::Sha256, &format!("subject {beyond}"));
+        let sized = |name: &str, size: usize| {
+            let with = |padding: usize| {
+                let padding = json!({ "org.example.padding": "x".repeat(padding) });
+                about(&subject, Algorithm::Sha256, name, Some(SBOM)).with("annotations", padding)
+            };
+            let bare = listed(&with(0), SBOM).to_string().len();
+            with(size - bare)
+        };
+        let half = (most - around) / 2;
+        // A comma stands between them.
+        let both = [sized("one", half), sized("two", most - around - half - 1 + beyond)];
+        let list = get(format!("/v2/{{r}}/referrers/{}", subject.digest()));
+        let list = match beyond {
+            0 => list.lacks("link").eq("content-length", most.to_string()),
+            _ => list.has("link"),
+        };
+        case(
+            format!("{beyond} bytes more than there is room for"),
+            steps([both[0].push("{r}", "one"), both[1].push("{r}", "two"), vec![list]]),
+        )
+    });
+    run(&pages);
+}

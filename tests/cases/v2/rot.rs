@@ -8,7 +8,7 @@ use cas::digest::{Algorithm, Digest};
 use serde_json::json;
 use tests::layout::noise;
 use tests::v2::{Door, case, daemon, delete, digest, get, head, push};
-use tests::{Daemon, tree};
+use tests::{Daemon, oci, tree};
 
 use super::{Image, steps};
 
@@ -138,6 +138,53 @@ fn a_rotten_manifest_is_an_error_once_and_absent_then() {
             ],
             image.blobs("{r}"),
             vec![image.manifest("{r}", "1"), get("/v2/{r}/manifests/1").gives(image.bytes())],
+        ]),
+    )]);
+}
+
+/// The layout is healed by a put that says nothing of repositories; those that listed it list it again.
+#[test]
+fn what_is_healed_elsewhere_is_listed_again() {
+    let daemon = daemon("");
+    let door = &Door::of(&daemon)[0];
+    let image = Image::new(Algorithm::Sha256, "healed elsewhere");
+    let (root, layer) = (image.digest(), digest(Algorithm::Sha256, &image.layer));
+    let blob = || format!("/v2/{{r}}/blobs/{layer}");
+    let by_digest = || format!("/v2/{{r}}/manifests/{root}");
+    door.run(&[case("pushed", image.push("{r}", "1"))]);
+    let bond = |words: &[&str]| {
+        let all: Vec<&str> = ["--workspace", "w0-socket"].iter().chain(words).copied().collect();
+        daemon.bond(&all)
+    };
+    let copy = oci(&daemon.folder().join("copy"));
+    bond(&["get", "one:1", &copy]).ok();
+
+    rot(&daemon, &layer);
+    let gone = |at: String| vec![get(&at).is(500), head(&at).is(404), head(&at).is(404)];
+    door.run(&[case("a rotten layer", gone(blob()))]);
+    bond(&["put", &copy]).ok();
+    door.run(&[case(
+        "the layer again",
+        steps([vec![head(blob()), get(blob()).gives(image.layer.clone()), delete(blob()).is(405)]]),
+    )]);
+
+    rot(&daemon, &root);
+    let absent = vec![get(by_digest()).is(404), head("/v2/{r}/manifests/1").is(404)];
+    let rotten = get("/v2/{r}/manifests/1").is(500);
+    door.run(&[case("a rotten manifest", steps([vec![rotten], absent]))]);
+    bond(&["put", &copy]).ok();
+    door.run(&[case(
+        "the manifest again",
+        steps([
+            vec![get(by_digest()).gives(image.bytes())],
+            vec![get("/v2/{r}/manifests/1").gives(image.bytes())],
+            // What was deleted does not come back.
+            vec![delete(by_digest()), delete(blob())],
+            vec![
+                get("/v2/{r}/manifests/1").is(404),
+                get(by_digest()).is(404),
+                head(blob()).is(404),
+            ],
         ]),
     )]);
 }

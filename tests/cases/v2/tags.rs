@@ -1,8 +1,11 @@
 //! The list of tags, page by page, and tags that are made once.
 
+use std::fs;
+
 use cas::digest::Algorithm;
 use serde_json::json;
 use tests::v2::{Door, case, daemon, delete, get};
+use tests::{Layout, oci};
 
 use super::{Image, Step, run, steps};
 
@@ -115,4 +118,40 @@ fn tags_that_are_made_once_are_not_moved() {
             ]),
         )]);
     }
+}
+
+#[test]
+fn a_put_moves_no_tag_that_is_made_once() {
+    let daemon = daemon("[registry]\ncreate_only_tags = [\"v*\"]\n");
+    let folder = tempfile::tempdir().unwrap();
+    let put = |bytes: &str, names: &[&str]| {
+        let file = folder.path().join("file");
+        fs::write(&file, bytes).unwrap();
+        let mut words = vec!["--workspace", "w", "put", file.to_str().unwrap()];
+        names.iter().for_each(|name| words.extend(["--name", name]));
+        daemon.bond(&words)
+    };
+    let one = put("one", &["app:v1", "app:latest"]).ok().digest();
+    assert_eq!(put("one", &["app:v1"]).ok().digest(), one);
+    // What is refused for one of its names is given none of them, in no repository.
+    put("two", &["aside:latest", "app:latest", "app:v1"]).fails(wire::Code::TagTaken);
+    let resolve = |name: &str| daemon.bond(&["--workspace", "w", "resolve", name]);
+    for name in ["app:v1", "app:latest"] {
+        assert!(resolve(name).ok().text().contains(one.hex().as_str()), "{name}");
+    }
+    resolve("aside:latest").fails(wire::Code::NotFound);
+    let two = put("two", &["app:latest", "app:v2"]).ok().digest();
+    assert!(resolve("app:latest").ok().text().contains(two.hex().as_str()));
+
+    // An image is brought by another request than a file is.
+    let image = |seed: &str| {
+        let mut layout = Layout::default();
+        let root = layout.image(seed);
+        let at = folder.path().join(seed);
+        layout.list(&root).write(&at);
+        daemon.bond(&["--workspace", "w", "put", &oci(&at), "--name", "image:v1"])
+    };
+    image("once").ok();
+    image("once").ok();
+    image("twice").fails(wire::Code::TagTaken);
 }

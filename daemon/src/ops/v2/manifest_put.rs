@@ -1,8 +1,8 @@
 //! `PUT /v2/**/manifests/*`: a manifest whose blobs and children are there, by tag or by digest. It
 //! seals an artifact: answered, the whole closure is proved and durable, and its tags lead to it.
 
-use cas::digest::{Algorithm, Digest};
-use cas::oci::{Descriptor, media_type, root_media_type};
+use cas::digest::{Algorithm, Digest, ParseError};
+use cas::oci::{Descriptor, Refusal, media_type, root_media_type};
 use cas::workspace::{Reference, Tag};
 use cas::{Push, Pushed};
 use http::header;
@@ -133,17 +133,22 @@ fn claim(
 }
 
 fn seal(app: &App, push: Push, tags: &[Tag]) -> Result<Pushed, Fault> {
-    let create_only = &app.config.registry.create_only_tags;
-    let may_move = |tag: &Tag| !create_only.iter().any(|pattern| pattern.fits(tag.as_str()));
-    push.seal(tags, &may_move).map_err(of_manifest)
+    push.seal(tags, &|tag| app.may_move(tag)).map_err(of_manifest)
 }
 
-/// A digest that is none is the manifest's fault when it stands in the manifest.
+/// A digest that is none is the manifest's fault when it stands in the manifest; one of an algorithm that this
+/// store does not compute is nobody's.
 fn of_manifest(error: cas::Error) -> Fault {
-    let is_inside = matches!(&error, cas::Error::Refused(cas::oci::Refusal::Digest { .. }));
+    let inside = match &error {
+        cas::Error::Refused(Refusal::Digest { error: ParseError::Algorithm { .. }, .. }) => {
+            Some(Kind::Unsupported)
+        }
+        cas::Error::Refused(Refusal::Digest { .. }) => Some(Kind::ManifestInvalid),
+        _ => None,
+    };
     let fault = Fault::from(error);
-    match is_inside {
-        true => fault.seen_as(Kind::DigestInvalid, Kind::ManifestInvalid),
-        false => fault,
+    match inside {
+        Some(kind) => fault.seen_as(Kind::DigestInvalid, kind),
+        None => fault,
     }
 }
