@@ -2,8 +2,10 @@
 //! than they may have.
 
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
+
+use nix::fcntl::OFlag;
 
 /// A file, as it was when it was read.
 #[derive(Debug)]
@@ -20,8 +22,11 @@ pub struct NamedFile {
 /// The path, and why not.
 pub fn read(path: &Path, most: u64) -> Result<NamedFile, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    // A pipe would be waited for until somebody writes to it.
+    let mut options = std::fs::OpenOptions::new();
+    let options = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
     #[allow(clippy::disallowed_methods, reason = "a file of the keeper's, not of the store")]
-    let file = std::fs::File::open(path).map_err(failed)?;
+    let file = options.open(path).map_err(failed)?;
     let about = file.metadata().map_err(failed)?;
     if !about.is_file() {
         return Err(format!("{}: it is no regular file", path.display()));
@@ -45,7 +50,10 @@ mod tests {
         #[allow(clippy::disallowed_methods, reason = "a file of the test's")]
         std::fs::write(&path, "12345").expect("written");
         assert_eq!(read(&path, 5).expect("read").bytes, b"12345");
-        for (path, most) in [(&*path, 4), (folder.path(), 100), (&folder.path().join("no"), 100)] {
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let no = folder.path().join("no");
+        for (path, most) in [(&*path, 4), (folder.path(), 100), (&no, 100), (&pipe, 100)] {
             let refused = read(path, most).expect_err("refused");
             assert!(refused.starts_with(&path.display().to_string()), "{refused}");
         }

@@ -23,9 +23,9 @@ const NOWHERE: &str = "http://127.0.0.1:1";
 const WORKSPACE: &str = "ci";
 
 /// A daemon, and a folder that is the home of the commands and where they run.
-struct Bench {
-    daemon: Daemon,
-    folder: tempfile::TempDir,
+pub(crate) struct Bench {
+    pub(crate) daemon: Daemon,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Bench {
@@ -79,7 +79,7 @@ impl Bench {
 
     /// Opens a door, and holds it open.
     #[track_caller]
-    fn open(&self) -> Open {
+    pub(crate) fn open(&self) -> Open {
         Open::new(self.exec(&["sh", "-c", SHOW]))
     }
 
@@ -110,7 +110,7 @@ read -r end
 "#;
 
 /// A door that is open for as long as this is.
-struct Open {
+pub(crate) struct Open {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
     variables: BTreeMap<String, String>,
@@ -150,7 +150,7 @@ impl Open {
     }
 
     /// The value of `Authorization` that lets one in.
-    fn authorization(&self) -> String {
+    pub(crate) fn authorization(&self) -> String {
         let docker = self.docker();
         format!("Basic {}", docker["auths"][self.address()]["auth"].as_str().unwrap())
     }
@@ -160,13 +160,13 @@ impl Open {
         step.with("authorization", self.authorization())
     }
 
-    fn door(&self) -> Door {
+    pub(crate) fn door(&self) -> Door {
         Door::Loopback(self.address().to_owned())
     }
 
     /// Ends the command, and says its exit code.
     #[track_caller]
-    fn close(mut self) -> Option<i32> {
+    pub(crate) fn close(mut self) -> Option<i32> {
         drop(self.child.stdin.take());
         let status = self.child.wait().unwrap();
         assert!(self.lines.next().is_none());

@@ -1,11 +1,14 @@
 //! `bond exec`: runs a command with a registry of its own.
 
 use std::ffi::OsString;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
 use super::{Context, say};
 use crate::bridge::apart;
@@ -13,6 +16,9 @@ use crate::door::Door;
 use crate::door::command::{self, Signals};
 use crate::door::tools::{Surroundings, prepare};
 use crate::problem::Error;
+
+/// How often it is seen to signals while there is no command yet.
+const HEED_EVERY: Duration = Duration::from_millis(50);
 
 /// Runs a command that finds the workspace as a registry at $BOND_REGISTRY
 ///
@@ -36,16 +42,24 @@ pub(super) struct Exec {
 }
 
 impl Exec {
-    pub(super) async fn run(self, context: &Context, signals: Signals) -> Result<ExitCode, Error> {
+    pub(super) async fn run(
+        self,
+        context: &Context,
+        mut signals: Signals,
+    ) -> Result<ExitCode, Error> {
         // Where it is ignored, as some that start bond leave it, nobody is told how the command ended.
         let _heard = signal(SignalKind::child())
             .map_err(|source| Error::Source { doing: "listening for the command's end", source })?;
-        let client = context.client().await?;
-        // A daemon that cannot be reached is told now, and not by the command.
-        client.status().await?;
         let socket = std::path::absolute(&context.common.socket)
             .map_err(|source| Error::Source { doing: "looking for the socket", source })?;
-        let door = Arc::new(Door::open(socket.clone(), client.workspace()).await?);
+        let opening = async {
+            let client = context.client().await?;
+            // A daemon that cannot be reached is told now, and not by the command.
+            client.status().await?;
+            let door = Door::open(socket.clone(), client.workspace()).await?;
+            Ok::<_, Error>((client, Arc::new(door)))
+        };
+        let (client, door) = heeding(&mut signals, opening).await??;
 
         let mut user = Surroundings::own();
         user.variables.insert("BOND_SOCKET".into(), socket.into());
@@ -69,5 +83,16 @@ impl Exec {
             say::note(&format!("bond: {complaint}"));
         }
         Ok(ExitCode::from(end.exit()))
+    }
+}
+
+/// Waits for something as any process does that a signal can end.
+async fn heeding<F: Future>(signals: &mut Signals, what: F) -> Result<F::Output, Error> {
+    let mut what = pin!(what);
+    loop {
+        match timeout(HEED_EVERY, &mut what).await {
+            Ok(done) => return Ok(done),
+            Err(_) => signals.obey()?,
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,10 +26,18 @@ pub(super) const PIECE_WITHIN: Duration = Duration::from_secs(600);
 pub(super) struct Asked {
     pub(super) body: Incoming,
     pub(super) wanted: Wanted,
-    /// How many pieces went out.
-    pub(super) n_pieces: Arc<AtomicU64>,
+    pub(super) sent: Arc<Sent>,
     /// The client left in the middle. What came before goes out before that is told.
     pub(super) broken: Option<hyper::Error>,
+}
+
+/// What became of a body, for whoever waits for the answer to it.
+#[derive(Default)]
+pub(super) struct Sent {
+    /// How many pieces went out.
+    pub(super) n_pieces: AtomicU64,
+    /// It has no end.
+    pub(super) is_torn: AtomicBool,
 }
 
 /// Whether the daemon wants a body. To read that of a client that asks first would tell the client
@@ -103,13 +111,14 @@ impl Body for Asked {
         }
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Err(error))) => {
+                self.sent.is_torn.store(true, Ordering::Relaxed);
                 self.broken = Some(error);
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
             frame => {
                 if frame.is_ready() {
-                    self.n_pieces.fetch_add(1, Ordering::Relaxed);
+                    self.sent.n_pieces.fetch_add(1, Ordering::Relaxed);
                 }
                 frame
             }

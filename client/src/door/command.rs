@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -35,11 +35,16 @@ const PASSED_ON: [Signal; 9] = [
     Signal::SIGWINCH,
 ];
 
+/// Those of them that are to end bond while there is no command yet.
+const ENDING: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+
 /// The signals of this process, from now on read and not delivered.
 pub(crate) struct Signals {
     coming: SignalFd,
     /// What was blocked before, and is for the command.
     before: SigSet,
+    /// What came before there was a command, and is for it.
+    early: Vec<Signal>,
 }
 
 /// How a command came to its end.
@@ -64,6 +69,43 @@ impl Signals {
     pub(crate) fn take() -> Result<Signals, Error> {
         take().map_err(|errno| failed(errno.into()))
     }
+
+    /// Takes what has come as any process does that waits: what is to end it ends it here. What is left, is
+    /// ignored or was blocked from above is kept for the command.
+    ///
+    /// # Errors
+    /// [`Error::Source`] when the system refuses.
+    pub(crate) fn obey(&mut self) -> Result<(), Error> {
+        let mut obey = || {
+            for signal in self.pending()? {
+                if ENDING.contains(&signal) && !self.before.contains(signal) {
+                    let blocked = self.before.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+                    let raised = raise(signal);
+                    blocked.thread_set_mask()?;
+                    raised?;
+                }
+                self.early.push(signal);
+            }
+            Ok::<(), Errno>(())
+        };
+        obey().map_err(|errno| failed(errno.into()))
+    }
+
+    /// What has come, be it from the terminal.
+    fn pending(&self) -> Result<Vec<Signal>, Errno> {
+        let mut pending = Vec::new();
+        loop {
+            let mut ready = [PollFd::new(self.coming.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut ready, PollTimeout::ZERO) {
+                Ok(0) => return Ok(pending),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+            if let Some(info) = self.coming.read_signal()? {
+                pending.extend(told_of(&info));
+            }
+        }
+    }
 }
 
 fn take() -> Result<Signals, Errno> {
@@ -72,7 +114,7 @@ fn take() -> Result<Signals, Errno> {
     PASSED_ON.into_iter().for_each(|signal| own.add(signal));
     let before = own.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
     let coming = SignalFd::with_flags(&own, SfdFlags::SFD_CLOEXEC)?;
-    Ok(Signals { coming, before })
+    Ok(Signals { coming, before, early: Vec::new() })
 }
 
 fn failed(source: io::Error) -> Error {
@@ -89,31 +131,16 @@ pub(crate) fn run(
     words: &[OsString],
     variables: &HashMap<OsString, OsString>,
 ) -> Result<End, Error> {
-    let early = early(signals).map_err(|errno| failed(errno.into()))?;
+    let late = signals.pending().map_err(|errno| failed(errno.into()))?;
     match start(&signals.before, words, variables)? {
         Ok(child) => {
-            for signal in early.into_iter().filter(|signal| *signal != Signal::SIGCHLD) {
-                let _ = kill(child, signal);
+            let early = signals.early.iter().chain(&late);
+            for signal in early.filter(|signal| **signal != Signal::SIGCHLD) {
+                let _ = kill(child, *signal);
             }
             attend(signals, child).map_err(|errno| failed(errno.into()))
         }
         Err(errno) => Ok(End::NotStarted(errno)),
-    }
-}
-
-/// What came while the door was opened, be it from the terminal: it was for a command that was not there yet.
-fn early(signals: &Signals) -> Result<Vec<Signal>, Errno> {
-    let mut early = Vec::new();
-    loop {
-        let mut ready = [PollFd::new(signals.coming.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut ready, PollTimeout::ZERO) {
-            Ok(0) => return Ok(early),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
-        }
-        if let Some(info) = signals.coming.read_signal()? {
-            early.extend(told_of(&info));
-        }
     }
 }
 

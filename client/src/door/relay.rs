@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use wire::api::WORKSPACE;
 
-use super::bodies::{Answered, Asked, Driver, PIECE_WITHIN, Wanted};
+use super::bodies::{Answered, Asked, Driver, PIECE_WITHIN, Sent, Wanted};
 use super::credential::Credential;
 use super::listener::Visitor;
 use crate::hearing::Hearing;
@@ -68,6 +68,8 @@ pub(super) struct Relay {
 enum Refused {
     /// There are several ways to read it.
     Unclear,
+    /// Its body broke off, or is none.
+    Torn,
     /// It comes from a page, or by a name that is not this machine's.
     Foreign(&'static str),
     /// It has no credential.
@@ -146,10 +148,14 @@ impl Relay {
             .map_err(|_| Refused::NoDaemon)?;
         let mut driver = Driver { connection: driver, is_over: false };
 
-        let (request, n_pieces) = self.request(path, head, body);
+        let (request, sent) = self.request(path, head, body);
         let answered = driver.drive(sender.send_request(request));
-        let response = waited_for(answered, &n_pieces).await.ok_or(Refused::Late)?;
-        let (mut head, body) = response.map_err(|_| Refused::NoDaemon)?.into_parts();
+        let response = waited_for(answered, &sent.n_pieces).await.ok_or(Refused::Late)?;
+        let broke_off = |_| match sent.is_torn.load(Ordering::Relaxed) {
+            true => Refused::Torn,
+            false => Refused::NoDaemon,
+        };
+        let (mut head, body) = response.map_err(broke_off)?.into_parts();
         strip(&mut head.headers);
         let patience = Box::pin(sleep(PIECE_WITHIN));
         Ok(Response::from_parts(
@@ -163,7 +169,7 @@ impl Relay {
         path: PathAndQuery,
         head: Parts,
         body: Incoming,
-    ) -> (Request<Asked>, Arc<AtomicU64>) {
+    ) -> (Request<Asked>, Arc<Sent>) {
         let mut headers = head.headers;
         strip(&mut headers);
         headers.remove(header::AUTHORIZATION);
@@ -175,12 +181,12 @@ impl Relay {
             .get(header::EXPECT)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
 
-        let n_pieces = Arc::new(AtomicU64::new(0));
+        let sent = Arc::new(Sent::default());
         let (go_on, told) = oneshot::channel();
         let asked = Asked {
             body,
             wanted: if waits { Wanted::Asked(told) } else { Wanted::Yes },
-            n_pieces: Arc::clone(&n_pieces),
+            sent: Arc::clone(&sent),
             broken: None,
         };
         let mut request = Request::new(asked);
@@ -197,7 +203,7 @@ impl Relay {
                 }
             });
         }
-        (request, n_pieces)
+        (request, sent)
     }
 }
 
@@ -252,13 +258,14 @@ async fn waited_for<F: Future>(answered: F, n_pieces: &AtomicU64) -> Option<F::O
 
 impl Refused {
     fn told(self) -> Response<Answered> {
-        let is_unclear = matches!(self, Refused::Unclear);
+        let is_over = matches!(self, Refused::Unclear | Refused::Torn);
         let (status, code, message) = match self {
             Refused::Unclear => (
                 StatusCode::BAD_REQUEST,
                 "UNSUPPORTED",
                 "there are several ways to read this request",
             ),
+            Refused::Torn => (StatusCode::BAD_REQUEST, "SIZE_INVALID", "the body broke off"),
             Refused::Foreign(message) => (StatusCode::FORBIDDEN, "DENIED", message),
             Refused::Unknown => {
                 (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "this registry is one command's alone")
@@ -279,7 +286,7 @@ impl Refused {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let version = HeaderName::from_static("docker-distribution-api-version");
         headers.insert(version, HeaderValue::from_static("registry/2.0"));
-        if is_unclear {
+        if is_over {
             // What follows on the connection may be a part of it.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

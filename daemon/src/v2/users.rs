@@ -36,9 +36,15 @@ impl Users {
     /// # Errors
     /// `FILE:LINE: REASON`; never a part of a hash.
     pub fn load(path: &Path) -> Result<Users, String> {
-        let bytes = named_file::read(path, MOST_BYTES)?.bytes;
+        let file = named_file::read(path, MOST_BYTES)?;
         let refused = |reason: &dyn fmt::Display| format!("{}: {reason}", path.display());
-        let text = String::from_utf8(bytes).map_err(|_| refused(&"it is no UTF-8"))?;
+        if file.mode & 0o002 != 0 {
+            let (path, mode) = (path.display(), file.mode);
+            return Err(refused(&format_args!(
+                "its mode is {mode:04o}, and others must not write it: chmod o-w {path}"
+            )));
+        }
+        let text = String::from_utf8(file.bytes).map_err(|_| refused(&"it is no UTF-8"))?;
         Users::parse(&text).map_err(|(line, reason)| match line {
             0 => refused(&reason),
             _ => format!("{}:{line}: {reason}", path.display()),

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -168,32 +169,83 @@ fn at_a_terminal(script: &Path, bench: &Bench, words: &[&str]) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
-/// What is said before there is a command is for the command all the same.
+/// Waits until `bond exec` of this command has blocked its signals, which it does before all else.
+fn wait_for_bond(word: &str) -> Pid {
+    let mut bond = None;
+    tests::wait_until("bond reads its signals", || {
+        let found = std::fs::read_dir("/proc").unwrap().flatten().find(|process| {
+            let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let mut words = command.split(|byte| *byte == 0);
+            words.next().is_some_and(|name| name.ends_with(b"/bond"))
+                && words.any(|other| other == word.as_bytes())
+        });
+        let Some(found) = found else { return false };
+        bond = found.file_name().to_str().and_then(|name| name.parse().ok()).map(Pid::from_raw);
+        let status = std::fs::read_to_string(found.path().join("status")).unwrap_or_default();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        blocked.is_some_and(|set| !set.trim().trim_matches('0').is_empty())
+    });
+    bond.unwrap()
+}
+
+/// A daemon that says nothing keeps nobody from being ended.
 #[test]
 fn what_a_terminal_says_too_early_is_heard() {
     let Some(script) = need("exec, what_a_terminal_says_too_early", "script") else { return };
     let bench = Bench::new("");
     bench.daemon.signal(Signal::SIGSTOP);
     let mut child = at_a_terminal(&script, &bench, &["sleep", "7.031"]);
-    // It blocks its signals before all else.
-    tests::wait_until("bond reads its signals", || {
-        let found = std::fs::read_dir("/proc").unwrap().flatten().find(|process| {
-            let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
-            let mut words = command.split(|byte| *byte == 0);
-            words.next().is_some_and(|name| name.ends_with(b"/bond"))
-                && words.any(|word| word == b"7.031")
-        });
-        let status = found.map(|bond| std::fs::read_to_string(bond.path().join("status")));
-        let status = status.and_then(Result::ok).unwrap_or_default();
-        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
-        blocked.is_some_and(|set| !set.trim().trim_matches('0').is_empty())
-    });
+    wait_for_bond("7.031");
     let mut keys = child.stdin.take().unwrap();
     keys.write_all(b"\x03").unwrap();
     keys.flush().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    bench.daemon.signal(Signal::SIGCONT);
     assert_eq!(child.wait().unwrap().code(), Some(128 + Signal::SIGINT as i32));
+    bench.daemon.signal(Signal::SIGCONT);
+}
+
+#[test]
+fn a_signal_before_there_is_a_command_ends_bond_or_waits_for_the_command() {
+    let bench = Bench::new("");
+    for (n, (signal, default)) in [
+        (Signal::SIGTERM, "--default-signal"),
+        (Signal::SIGINT, "--default-signal"),
+        // Ignored from above it ends nobody; and what ends nobody is for the command.
+        (Signal::SIGTERM, "--ignore-signal"),
+        (Signal::SIGUSR1, "--default-signal"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let marker = bench.at(&format!("begun-{n}"));
+        let word = format!("{}", 7.2 + n as f64 / 1000.0);
+        let script = format!("touch {}; exec sleep {word}", marker.display());
+        let exec = bench.exec(&["sh", "-c", &script, &word]);
+        let mut command = Command::new("env");
+        command.arg(format!("{default}={}", &signal.as_str()[3..]));
+        command.arg(exec.get_program()).args(exec.get_args());
+        command.envs(exec.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        bench.daemon.signal(Signal::SIGSTOP);
+        let mut child = command.spawn().unwrap();
+        let bond = wait_for_bond(&word);
+        kill(bond, signal).unwrap();
+        let is_passed_on = default == "--ignore-signal" || signal == Signal::SIGUSR1;
+        if !is_passed_on {
+            assert_eq!(child.wait().unwrap().signal(), Some(signal as i32), "{signal}");
+            bench.daemon.signal(Signal::SIGCONT);
+            assert!(!marker.exists(), "{signal}: nothing was started");
+            continue;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        assert!(child.try_wait().unwrap().is_none(), "{signal}");
+        bench.daemon.signal(Signal::SIGCONT);
+        if signal == Signal::SIGUSR1 {
+            assert_eq!(child.wait().unwrap().code(), Some(128 + signal as i32));
+            continue;
+        }
+        tests::wait_until("the command has begun", || marker.exists());
+        kill(bond, Signal::SIGKILL).unwrap();
+        child.wait().unwrap();
+    }
 }
 
 #[test]

@@ -324,6 +324,15 @@ fn one_connection_carries_many_requests_and_two_lengths_are_one_request() {
         assert_eq!(hand.hear(), "HTTP/1.1 400 Bad Request", "{coding}");
         assert_eq!(hand.hear(), "", "{coding}: it is over");
     }
+    // A chunk that is none, in the middle of a body.
+    let mut hand = Hand::new(&open);
+    hand.say(format!(
+        "POST /v2/app/blobs/uploads/?digest={} HTTP/1.1\r\n{head}transfer-encoding: chunked\r\n\r\n\
+         5\r\nabcde\r\nx\r\n\r\nGET /v2/ HTTP/1.1\r\n{head}\r\n",
+        Digest::of(b"abcde")
+    ));
+    assert_eq!(hand.hear(), "HTTP/1.1 400 Bad Request");
+    assert_eq!(hand.hear(), "", "it is over");
     // A header that is too large.
     let mut hand = Hand::new(&open);
     hand.say(format!("GET /v2/ HTTP/1.1\r\n{head}x: {}\r\n\r\n", "x".repeat(100_000)));

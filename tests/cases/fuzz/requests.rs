@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use cas::digest::Digest;
 use proptest::prelude::*;
-use tests::Daemon;
-use tests::v2::{Door, daemon, get, push};
+use tests::scratch;
+use tests::v2::{Door, Step, daemon, get, push};
 
 use super::shapes::{Flaw, Request, flawed, flaws, push as pushed, requests};
 use super::{Raw, fuzz};
+use crate::exec::{Bench, Open};
 
 /// What the polite request asks for, and what only a request inside of a body asks for.
 const POLITE: &[u8] = b"the answer to the polite request";
@@ -29,11 +30,19 @@ impl<S: Read + Write> Stream for S {}
 
 /// A daemon, its doors, and what is asked of them.
 struct House {
-    daemon: Daemon,
+    bench: Bench,
+    /// The door of a command.
+    open: Open,
+    /// What it lets in.
+    authorization: String,
+    /// All of them, that of the command last.
     doors: Vec<Door>,
     polite: Vec<u8>,
     smuggled: Vec<u8>,
 }
+
+/// The doors of a house, by their numbers.
+const DOORS: std::ops::Range<usize> = 0..3;
 
 /// One answer as it came.
 #[derive(Debug)]
@@ -44,16 +53,27 @@ struct Told {
 
 impl House {
     fn new() -> House {
-        let daemon = daemon(CONFIG);
-        let doors = Door::of(&daemon);
+        let bench = Bench { daemon: daemon(CONFIG), folder: scratch() };
+        let open = bench.open();
+        let authorization = open.authorization();
+        let mut doors = Door::of(&bench.daemon);
+        doors.push(open.door());
         let request = |bytes: &[u8], end: &str| {
             let d = Digest::of(bytes);
-            assert_eq!(doors[0].ask(&push("good/r", &d, bytes)).status, 201);
-            format!("GET /v2/good/r/blobs/{d} HTTP/1.1\r\nhost: 127.0.0.1\r\n{end}\r\n")
-                .into_bytes()
+            for door in [&doors[0], &doors[2]] {
+                let push = push("good/r", &d, bytes).with("authorization", &authorization);
+                assert_eq!(door.ask(&push).status, 201);
+            }
+            let head = format!("host: 127.0.0.1\r\nauthorization: {authorization}\r\n{end}");
+            format!("GET /v2/good/r/blobs/{d} HTTP/1.1\r\n{head}\r\n").into_bytes()
         };
         let (polite, smuggled) = (request(POLITE, "connection: close\r\n"), request(SMUGGLED, ""));
-        House { daemon, doors, polite, smuggled }
+        House { bench, open, authorization, doors, polite, smuggled }
+    }
+
+    /// What a request needs to be let in.
+    fn credential(&self, door: usize) -> Option<&str> {
+        (door == 2).then_some(&*self.authorization)
     }
 
     /// Sends bytes and the polite request behind them; what came back until the daemon closed.
@@ -86,17 +106,19 @@ impl House {
         Ok(came)
     }
 
-    /// What must be so after all of it.
-    fn is_well(&self) {
+    /// Ends it, and looks at what must be so after all of it.
+    fn close(self) {
         for door in &self.doors {
             let bytes = b"pushed after all of it";
-            assert_eq!(door.ask(&push("good/after", &Digest::of(bytes), bytes)).status, 201);
-            let read = door.ask(&get(format!("/v2/good/r/blobs/{}", Digest::of(POLITE))));
+            let ask = |step: Step| door.ask(&step.with("authorization", &self.authorization));
+            assert_eq!(ask(push("good/after", &Digest::of(bytes), bytes)).status, 201);
+            let read = ask(get(format!("/v2/good/r/blobs/{}", Digest::of(POLITE))));
             assert_eq!(read.body, POLITE);
         }
-        let logged = self.daemon.home().logged();
+        let logged = self.bench.daemon.home().logged();
         assert!(!logged.contains("panicked"), "the daemon panicked");
-        tests::wait_until("nothing is left open", || self.daemon.n_descriptors() < 60);
+        tests::wait_until("nothing is left open", || self.bench.daemon.n_descriptors() < 60);
+        assert_eq!(self.open.close(), Some(1), "the command read to the end of its input");
     }
 }
 
@@ -142,8 +164,8 @@ fn what_stands_in_a_body_is_no_request() {
         1 => (0..9_usize).prop_map(move |n| smuggled.repeat(n)),
         1 => prop::collection::vec(any::<u8>(), 0..300),
     ];
-    fuzz("requests with one meaning", 1_500, (requests(bodies), 0..2_usize), |(request, door)| {
-        let came = house.send(door, &request.bytes())?;
+    fuzz("requests with one meaning", 1_500, (requests(bodies), DOORS), |(request, door)| {
+        let came = house.send(door, &request.bytes(house.credential(door)))?;
         let told = answers(&came, request.method)?;
         prop_assert!(told.iter().all(|told| told.body.0 != SMUGGLED), "smuggled: {told:?}");
         prop_assert!(told.len() <= 2, "more answers than requests: {told:?}");
@@ -153,7 +175,7 @@ fn what_stands_in_a_body_is_no_request() {
         }
         Ok(told.len() == 2)
     });
-    house.is_well();
+    house.close();
 }
 
 /// Refused, and nothing behind it is heard.
@@ -163,7 +185,7 @@ fn is_refused(
     request: &Request,
     flaw: Flaw,
 ) -> Result<(), TestCaseError> {
-    let came = house.send(door, &request.bytes_with(flaw))?;
+    let came = house.send(door, &request.bytes_with(flaw, house.credential(door)))?;
     let told = answers(&came, request.method)?;
     prop_assert!(told.len() <= 1, "it went on: {told:?}");
     prop_assert!(told.iter().all(|told| told.status >= 400), "it was taken: {told:?}");
@@ -175,7 +197,7 @@ fn what_has_two_meanings_has_none() {
     let house = House::new();
     let good = pushed(false, Vec::new(), b"abcde".to_vec());
     let mut wrong = Vec::new();
-    for door in 0..2 {
+    for door in DOORS {
         for flaw in flaws() {
             if let Err(told) = is_refused(&house, door, &good, flaw) {
                 wrong.push(format!("{flaw:?} at door {door}: {told}"));
@@ -184,16 +206,17 @@ fn what_has_two_meanings_has_none() {
     }
     assert!(wrong.is_empty(), "{} flaws:\n{}", wrong.len(), wrong.join("\n"));
     // The same among other fields, and its twin without a flaw.
-    let inputs = (prop::bool::weighted(0.8), flawed(), 0..2_usize);
+    let inputs = (prop::bool::weighted(0.8), flawed(), DOORS);
     fuzz("requests with two meanings", 1_000, inputs, |(is_flawed, (request, flaw), door)| {
         if is_flawed {
             return is_refused(&house, door, &request, flaw).map(|()| false);
         }
-        let told = answers(&house.send(door, &request.bytes())?, request.method)?;
+        let told =
+            answers(&house.send(door, &request.bytes(house.credential(door)))?, request.method)?;
         prop_assert_eq!(told.len(), 2, "{:?}", told);
         Ok(told[0].status == 201)
     });
-    house.is_well();
+    house.close();
 }
 
 #[test]
@@ -201,8 +224,11 @@ fn a_length_beside_chunks_ends_the_connection() {
     // RFC 9112, section 6.1: the chunks count, and nothing that follows them is believed.
     let house = House::new();
     let d = Digest::of(b"abcde");
-    let begin =
-        format!("POST /v2/fuzz/both/blobs/uploads/?digest={d} HTTP/1.1\r\nhost: 127.0.0.1\r\n");
+    let begin = format!(
+        "POST /v2/fuzz/both/blobs/uploads/?digest={d} HTTP/1.1\r\nhost: 127.0.0.1\r\n\
+         authorization: {}\r\n",
+        house.authorization
+    );
     let (length, chunks) = ("content-length: 15\r\n", "transfer-encoding: chunked\r\n");
     let body = "5\r\nabcde\r\n0\r\n\r\n";
     for (fields, n_answers) in [
@@ -212,11 +238,11 @@ fn a_length_beside_chunks_ends_the_connection() {
         (format!("{chunks}content-length: 4\r\n"), 1),
         (format!("{chunks}content-length: x\r\n"), 1),
     ] {
-        for door in 0..2 {
+        for door in DOORS {
             let came = house.send(door, format!("{begin}{fields}\r\n{body}").as_bytes()).unwrap();
             let told = answers(&came, "POST").unwrap();
             assert_eq!(told.len(), n_answers, "{fields:?}: {told:?}");
         }
     }
-    house.is_well();
+    house.close();
 }

@@ -263,13 +263,13 @@ const CHUNK_FLAWS: &[&str] = &[
 ];
 
 impl Request {
-    /// As it goes over the wire.
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    /// As it goes over the wire; with this credential, and with no other, if it needs one.
+    pub(super) fn bytes(&self, credential: Option<&str>) -> Vec<u8> {
         let told = match self.framing {
             Framing::Length => format!("content-length: {}", self.body.0.len()),
             Framing::Chunks(..) => "transfer-encoding: chunked".to_owned(),
         };
-        let mut bytes = self.head(&self.line_of_request(), &told);
+        let mut bytes = self.head(&self.line_of_request(), &told, credential);
         match self.framing {
             Framing::Length => bytes.extend_from_slice(&self.body.0),
             Framing::Chunks(n, extension, trailers) => {
@@ -285,18 +285,19 @@ impl Request {
     }
 
     /// The same with a flaw.
-    pub(super) fn bytes_with(&self, flaw: Flaw) -> Vec<u8> {
+    pub(super) fn bytes_with(&self, flaw: Flaw, credential: Option<&str>) -> Vec<u8> {
+        let head = |line: &str, told: &str| self.head(line, told, credential);
         let length = format!("content-length: {}", self.body.0.len());
         let body = String::from_utf8_lossy(&self.body.0);
         let (head, body) = match flaw {
             Flaw::Fields(fields) if fields.contains("transfer") => {
                 let body = format!("{:x}\r\n{body}\r\n0\r\n\r\n", self.body.0.len());
-                (self.head(&self.line_of_request(), fields), body)
+                (head(&self.line_of_request(), fields), body)
             }
-            Flaw::Fields(fields) => (self.head(&self.line_of_request(), fields), body.into_owned()),
-            Flaw::Line(line) => (self.head(line, &length), body.into_owned()),
+            Flaw::Fields(fields) => (head(&self.line_of_request(), fields), body.into_owned()),
+            Flaw::Line(line) => (head(line, &length), body.into_owned()),
             Flaw::Chunks(chunks) => {
-                let head = self.head(&self.line_of_request(), "transfer-encoding: chunked");
+                let head = head(&self.line_of_request(), "transfer-encoding: chunked");
                 (head, chunks.replace("abcde", &body))
             }
         };
@@ -307,9 +308,12 @@ impl Request {
         format!("{} {} {}", self.method, self.target, self.version)
     }
 
-    fn head(&self, line: &str, told: &str) -> Vec<u8> {
+    fn head(&self, line: &str, told: &str, credential: Option<&str>) -> Vec<u8> {
+        let credential = credential.map(|value| format!("authorization: {value}"));
         let mut lines = vec![line, "host: 127.0.0.1"];
-        lines.extend(&self.fields);
+        let is_other = |field: &&&str| credential.is_none() || !field.starts_with("authorization");
+        lines.extend(self.fields.iter().filter(is_other));
+        lines.extend(credential.as_deref());
         lines.extend([told, "", ""]);
         lines.join(self.line).into_bytes()
     }

@@ -11,6 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cas::digest::Algorithm;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use tests::tls::Certificate;
 use tests::v2::{Door, Tls, ask, case, delete, digest, get, head, loopback, post, push};
 use tests::{Daemon, Home, run};
@@ -260,6 +262,12 @@ fn users_and_certificate_are_read_anew_when_it_is_said() {
     std::fs::write(&users, "ada:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n").unwrap();
     reload("stays as it was");
     assert_eq!(front.user(ADA).ask(&get("/v2/")).status, 200);
+    // Neither does one that others could have written.
+    std::fs::write(&users, USERS.lines().next().unwrap()).unwrap();
+    std::fs::set_permissions(&users, PermissionsExt::from_mode(0o646)).unwrap();
+    reload("stays as it was");
+    assert_eq!(front.user(BOB).ask(&get("/v2/")).status, 200);
+    std::fs::set_permissions(&users, PermissionsExt::from_mode(0o644)).unwrap();
 
     // Whoever is not in it any more is out, on an open connection too.
     std::fs::write(&users, USERS.lines().next().unwrap()).unwrap();
@@ -359,6 +367,10 @@ fn it_does_not_start_without_what_it_needs() {
     let [crt, key] = [good.certificate, good.key].map(|path| path.display().to_string());
     let other_key = other.key.display().to_string();
     let users = write("users", USERS.as_bytes());
+    let open_users = write("open users", USERS.as_bytes());
+    std::fs::set_permissions(&open_users, PermissionsExt::from_mode(0o646)).unwrap();
+    let pipe = file("pipe");
+    mkfifo(pipe.as_str(), Mode::S_IRWXU).unwrap();
     let open_key = write("open.key", &std::fs::read(&key).unwrap());
     std::fs::set_permissions(&open_key, PermissionsExt::from_mode(0o604)).unwrap();
     let encrypted =
@@ -425,7 +437,9 @@ fn it_does_not_start_without_what_it_needs() {
         // Its users.
         (with(&none), Some("registry.users: /")),
         (with(folder.path().to_str().unwrap()), Some("no regular file")),
+        (with(&pipe), Some("no regular file")),
         (with(&nothing), Some("no user in it")),
+        (with(&open_users), Some("chmod o-w")),
         (with(&md5), Some("md5:2: ")),
         (with(&sha), Some("sha:1: ")),
         (with(&plain), Some("plain:1: ")),
