@@ -134,12 +134,12 @@ fn a_put_moves_no_tag_that_is_made_once() {
     let one = put("one", &["app:v1", "app:latest"]).ok().digest();
     assert_eq!(put("one", &["app:v1"]).ok().digest(), one);
     // What is refused for one of its names is given none of them, in no repository.
-    put("two", &["aside:latest", "app:latest", "app:v1"]).fails(wire::Code::TagTaken);
+    put("two", &["aa:latest", "app:latest", "app:v1"]).fails(wire::Code::TagTaken);
     let resolve = |name: &str| daemon.bond(&["--workspace", "w", "resolve", name]);
     for name in ["app:v1", "app:latest"] {
         assert!(resolve(name).ok().text().contains(one.hex().as_str()), "{name}");
     }
-    resolve("aside:latest").fails(wire::Code::NotFound);
+    resolve("aa:latest").fails(wire::Code::NotFound);
     let two = put("two", &["app:latest", "app:v2"]).ok().digest();
     assert!(resolve("app:latest").ok().text().contains(two.hex().as_str()));
 
