@@ -99,54 +99,33 @@ pub(crate) fn get(
     }
 }
 
-/// The artifacts that were sealed without this layer.
-pub(crate) fn sealed_without(
-    disk: &dyn Disk,
-    workspace: &Workspace,
-    layer: &Digest,
-    limit: usize,
-) -> Result<Vec<Digest>, Error> {
+/// The artifacts that have a record.
+pub(crate) fn recorded(disk: &dyn Disk, workspace: &Workspace) -> Result<Vec<Digest>, Error> {
     let mut found = Vec::new();
     for algorithm in Algorithm::ALL {
-        for artifact in recorded(disk, workspace, algorithm)? {
-            if get(disk, workspace, &artifact, limit)?.contains(layer) {
-                found.push(artifact);
-            }
+        let folder = layout::absences_by(workspace, algorithm);
+        let listed = disk.list(&folder, &mut |entry| {
+            found.extend(Digest::from_hex(algorithm, &entry.name));
+            ControlFlow::Continue(())
+        });
+        match listed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(Error::disk("listing", &folder))?,
         }
     }
     Ok(found)
 }
 
-/// The artifacts that have a record.
-fn recorded(
-    disk: &dyn Disk,
-    workspace: &Workspace,
-    algorithm: Algorithm,
-) -> Result<Vec<Digest>, Error> {
-    let folder = layout::absences_by(workspace, algorithm);
-    let mut found = Vec::new();
-    let listed = disk.list(&folder, &mut |entry| {
-        found.extend(Digest::from_hex(algorithm, &entry.name));
-        ControlFlow::Continue(())
-    });
-    match listed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(found),
-        other => other.map(|()| found).map_err(Error::disk("listing", &folder)),
-    }
-}
-
 /// Removes the records of artifacts that are not there, or lack nothing: a crash came between them
 /// and their end.
 pub(crate) fn tidy(disk: &dyn Disk, workspace: &Workspace, limit: usize) -> Result<(), Error> {
-    for algorithm in Algorithm::ALL {
-        for artifact in recorded(disk, workspace, algorithm)? {
-            let place = layout::artifact(workspace, &artifact);
-            let is_there = |path: &RelPath| disk.stat(path).is_ok();
-            let absent = get(disk, workspace, &artifact, limit)?;
-            let lacks = absent.iter().any(|layer| !is_there(&layout::blob_in(&place, layer)));
-            if !is_there(&place) || !lacks {
-                remove(disk, workspace, &artifact)?;
-            }
+    for artifact in recorded(disk, workspace)? {
+        let place = layout::artifact(workspace, &artifact);
+        let is_there = |path: &RelPath| disk.stat(path).is_ok();
+        let absent = get(disk, workspace, &artifact, limit)?;
+        let lacks = absent.iter().any(|layer| !is_there(&layout::blob_in(&place, layer)));
+        if !is_there(&place) || !lacks {
+            remove(disk, workspace, &artifact)?;
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cas::UploadId;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -38,7 +39,8 @@ use crate::routes::{self, Op};
 use crate::v2::fault::{self, Fault};
 use crate::v2::listener::Front;
 use crate::v2::login::Visitor;
-use crate::v2::{path, sessions};
+use crate::v2::path;
+use crate::v2::sessions::Upload;
 
 /// Peers that are told at once that there is no room; more than that are just closed.
 const N_TURNED_AWAY: usize = 64;
@@ -84,8 +86,8 @@ pub async fn serve(
             _ = waiting.tick() => {
                 let uploads = app.uploads.waiting();
                 if !uploads.is_empty() {
-                    let app = app.clone();
-                    let write = move || { write_down(&uploads); Ok(()) };
+                    let (app, writer) = (app.clone(), app.clone());
+                    let write = move || { write_down(&writer, uploads); Ok(()) };
                     spawn(&mut tasks, async move {
                         let _ = app.bridge.run(Kind::Short, own, write).await;
                     });
@@ -120,13 +122,13 @@ pub async fn serve(
     }
 }
 
-/// Lets the next process know of uploads that nothing came of yet; of what comes just now it will.
-fn write_down(uploads: &[Arc<sessions::Upload<cas::Upload>>]) {
-    for upload in uploads {
-        if let Ok(mut upload) = upload.try_lock()
-            && let Err(error) = upload.be_known()
-        {
-            tracing::warn!(id = %upload.id(), %error, "an upload would not outlive a kill");
+/// Lets the next process know of uploads that nothing came of yet; those in use are looked at again.
+fn write_down(app: &App, uploads: Vec<(UploadId, Arc<Upload<cas::Upload>>)>) {
+    for (id, upload) in uploads {
+        let Ok(mut upload) = upload.try_lock() else { continue };
+        match upload.be_known() {
+            Ok(()) => app.uploads.is_known(&id),
+            Err(error) => tracing::warn!(%id, %error, "an upload would not outlive a kill"),
         }
     }
 }

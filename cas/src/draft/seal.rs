@@ -18,7 +18,7 @@ use crate::layout::{self, MemberKind};
 use crate::names;
 use crate::oci::{Closure, Descriptor, Node, Refusal};
 use crate::pushed;
-use crate::repository::Fills;
+use crate::repository::{Fills, Repository};
 use crate::sealed::{Sealed, facts_of};
 use crate::store::{Inner, Reserved, Store, lock};
 use crate::wal::{self, Logged, Record, Sealing};
@@ -48,6 +48,22 @@ impl Listing<'_> {
         Ok(())
     }
 
+    /// The same where the caller excludes others from all of them.
+    fn check_excluded(&self, listed: &[Repository], to: &Digest) -> Result<(), Error> {
+        for repository in listed {
+            for name in self.names.iter().filter(|name| name.repository() == repository.name()) {
+                repository.may_lead(name, to, self.may_move)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether one of the names may be refused.
+    fn is_strict(&self) -> bool {
+        self.names.iter().any(|name| !(self.may_move)(name.tag()))
+    }
+
+    /// In the order in which others are excluded from them.
     fn repositories(&self) -> BTreeSet<RepositoryName> {
         let named = self.names.iter().map(Name::repository);
         named.chain(self.repository).cloned().collect()
@@ -177,9 +193,7 @@ impl Draft {
         let logged = {
             // What is there now stays until this is listed, or is ended by somebody who sees the record.
             let _repository = listed.exclude();
-            for name in &listing.names {
-                listed.may_lead(name, &digest, listing.may_move)?;
-            }
+            listing.check_excluded(std::slice::from_ref(&listed), &digest)?;
             let is_safe = |blob: &Descriptor| {
                 let member = listed.member(MemberKind::Blob, &blob.digest);
                 inner.is_one_file(&member, &self.member_path(&blob.digest))
@@ -227,6 +241,18 @@ impl Draft {
             }
             published.unsynced.folders.push(self.pool().blobs(digest.algorithm()));
         }
+        let listed = listing.repositories();
+        let listed: Vec<Repository> =
+            listed.iter().map(|name| store.repository(&self.workspace, name)).collect();
+        // Where one of its names may be refused, nobody gives any of them before all are given.
+        let is_strict = listing.is_strict();
+        let _excluded: Vec<_> = match is_strict {
+            true => listed.iter().map(Repository::exclude).collect(),
+            false => Vec::new(),
+        };
+        if is_strict {
+            listing.check_excluded(&listed, &digest)?;
+        }
         self.place(plan, record)?;
         reserved.keep();
         let is_new = !plan.receipt.existed;
@@ -240,8 +266,12 @@ impl Draft {
         // Before it is listed: whoever deletes what it needs asks the index.
         self.remember(plan);
         // Names come last also for those who sync folder by folder.
-        for name in &listing.repositories() {
-            self.list_in(name, plan, tags, listing, published)?;
+        for repository in &listed {
+            let _repository = (!is_strict).then(|| repository.exclude());
+            if !is_strict {
+                listing.check_excluded(std::slice::from_ref(repository), &digest)?;
+            }
+            self.list_in(repository, plan, tags, published)?;
         }
         published.unsynced.folders.dedup();
         Ok(())
@@ -373,28 +403,22 @@ impl Draft {
         }
     }
 
-    /// Lists the artifact in a repository and moves its tags there to their places.
+    /// Lists the artifact in a repository and moves its tags there to their places. The caller excludes others.
     fn list_in(
         &self,
-        name: &RepositoryName,
+        repository: &Repository,
         plan: &Plan,
         tags: &[names::Pending],
-        listing: &Listing<'_>,
         published: &mut Published,
     ) -> Result<(), Error> {
         let inner = &*self.store.inner;
         let disk = &*inner.disk;
-        let repository = self.store.repository(&self.workspace, name);
-        let _repository = repository.exclude();
         if published.is_logged {
             // What a failed sync took from the log's files was written anew, and is in the draft as it was.
             inner.barrier.none_failed(self.since)?;
         }
-        let tags: Vec<_> = tags.iter().filter(|tag| tag.name.repository() == name).collect();
-        // All of them before anything is listed: what is refused does nothing.
-        for tag in &tags {
-            repository.may_lead(&tag.name, &plan.root.digest, listing.may_move)?;
-        }
+        let tags: Vec<_> =
+            tags.iter().filter(|tag| tag.name.repository() == repository.name()).collect();
         let mut made = Vec::new();
         let listed =
             repository.enlist(&plan.closure, &plan.place, Fills::Any, &self.linking(), &mut made);

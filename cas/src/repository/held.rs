@@ -6,13 +6,12 @@ use super::Repository;
 use super::members::Fills;
 use crate::digest::Digest;
 use crate::disk::{File, Kind, RelPath};
-use crate::durable::Unsynced;
 use crate::error::{Damage, DamageKind, Error};
 use crate::layout::{self, MemberKind};
 use crate::linking::{Linking, Scraps};
 use crate::memory::Share;
 use crate::names;
-use crate::oci::{Descriptor, Refusal, media_type, root_media_type};
+use crate::oci::{Descriptor, Node, Refusal, media_type, root_media_type};
 use crate::proving::{Good, Place};
 use crate::quarantine::{self, Subject};
 use crate::reader::{Verified, read_small};
@@ -70,45 +69,52 @@ impl Repository {
         }
     }
 
-    /// The same for a manifest that a tag leads to, or that another manifest reaches; with all that its artifact
-    /// has. Says whether it is listed now.
+    /// The same for a manifest that a tag leads to, or that another one reaches which is listed by itself. Says
+    /// whether it is listed now.
     fn list_manifest_again(&self, digest: &Digest) -> Result<bool, Error> {
-        let Some(artifact) = self.listed_by(digest)? else { return Ok(false) };
-        let sealed = self.store.sealed(&self.workspace, &artifact)?;
-        // What is rotten there too is put away.
-        match sealed.blob(digest) {
-            Err(Error::Corrupt { .. } | Error::NotFound { .. }) => return Ok(false),
-            other => drop(other?),
+        let Some((kind, artifact)) = self.to_be_listed_as(digest)? else { return Ok(false) };
+        let limit = self.inner().options.limits.manifest_size;
+        let from = layout::blob_in(&layout::artifact(&self.workspace, &artifact), digest);
+        if !self.disk().stat(&from).is_ok_and(|stat| stat.size <= limit) {
+            return Ok(false);
         }
-        let (closure, _share) = sealed.reaches()?;
+        let subject = || {
+            let sealed = self.store.sealed(&self.workspace, &artifact)?;
+            let (closure, _share) = sealed.reaches()?;
+            let Some(Node::Manifest(manifest)) = closure.get(digest) else { return Ok(None) };
+            // What is rotten there too is put away.
+            sealed.blob(digest)?;
+            Ok::<_, Error>(Some(manifest.subject().map(|subject| subject.digest)))
+        };
+        // Whatever is wrong with that artifact is told to those who ask for it.
+        let Ok(Some(subject)) = subject() else { return Ok(false) };
         let inner = self.inner();
         let scraps = Scraps::new(&self.store);
         let linking = Linking::new(inner, inner.pool(&self.workspace), &scraps);
-        let since = inner.barrier.n_failed();
-        let _artifact = inner.lock_artifact(&self.workspace, &artifact);
-        let mut made = Vec::new();
-        let listed = {
-            let _repository = self.exclude();
-            if self.listed_by(digest)? != Some(artifact) {
-                return Ok(false);
+        let _repository = self.exclude();
+        if self.to_be_listed_as(digest)? != Some((kind, artifact)) {
+            return Ok(false);
+        }
+        let entry = subject.filter(|_| kind == MemberKind::Manifest);
+        let entry = entry.map(|subject| self.referrer(&subject, digest));
+        for to in [Some(self.member(kind, digest)), entry].into_iter().flatten() {
+            match self.link(digest, &from, &to, Fills::Empty, &linking) {
+                // Retired in this moment.
+                Err(_) if !self.is_there(&from)? => return Ok(false),
+                linked => drop(linked?),
             }
-            let listed = self.enlist(&closure, &sealed.path(), Fills::Empty, &linking, &mut made);
-            made.iter().for_each(|member| inner.unsettled_members.begin(member));
-            listed?
-        };
-        let folders = listed.into_iter().collect();
-        inner.settle(&Unsynced { folders, since, ..Unsynced::default() })?;
-        made.iter().for_each(|member| inner.unsettled_members.end(member));
+        }
         Ok(true)
     }
 
-    /// The artifact for whose sake a manifest is to be listed here.
-    fn listed_by(&self, digest: &Digest) -> Result<Option<Digest>, Error> {
-        let names = self.store.names_of(&self.workspace, digest)?;
-        match names.iter().any(|name| *name.repository() == self.name) {
-            true => Ok(Some(*digest)),
-            false => self.needed_by(digest, digest),
+    /// As what a manifest is to be listed here, and in which artifact it is. What a crash takes of it, the
+    /// next start or the next who asks does again.
+    fn to_be_listed_as(&self, digest: &Digest) -> Result<Option<(MemberKind, Digest)>, Error> {
+        if !self.names_of(digest)?.is_empty() {
+            return Ok(Some((MemberKind::Manifest, *digest)));
         }
+        let by = self.reached_by(digest, &|artifact| self.lists(artifact))?;
+        Ok(by.map(|by| (MemberKind::Child, by)))
     }
 
     /// A manifest that is listed here, by itself or because another reaches it; read and proved.

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::io;
 
 use super::Repository;
+use crate::absent;
 use crate::digest::Digest;
 use crate::disk::RelPath;
 use crate::error::Error;
@@ -12,6 +13,7 @@ use crate::linking::Linking;
 use crate::names::{N_TRIES, make_dirs};
 use crate::oci::{Closure, Descriptor, Manifest, Node, root_media_type};
 use crate::reader::read_small;
+use crate::workspace::Name;
 
 /// Which names are made to lead to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,11 +155,19 @@ impl Repository {
         digest: &Digest,
         besides: &Digest,
     ) -> Result<Option<Digest>, Error> {
+        self.reached_by(digest, &|artifact| Ok(artifact != besides && self.lists_as_any(artifact)?))
+    }
+
+    /// Another artifact that has `digest`, among those that count.
+    pub(super) fn reached_by(
+        &self,
+        digest: &Digest,
+        counts: &dyn Fn(&Digest) -> Result<bool, Error>,
+    ) -> Result<Option<Digest>, Error> {
         let reaches = |artifact: &Digest| -> Result<bool, Error> {
             let layout = layout::artifact(&self.workspace, artifact);
-            Ok(artifact != besides
-                && artifact != digest
-                && self.lists_as_any(artifact)?
+            Ok(artifact != digest
+                && counts(artifact)?
                 && self.is_there(&layout::blob_in(&layout, digest))?)
         };
         let mut found = Ok(None);
@@ -178,6 +188,29 @@ impl Repository {
             }
         }
         Ok(None)
+    }
+
+    /// The names here that lead to an artifact.
+    pub(super) fn names_of(&self, artifact: &Digest) -> Result<Vec<Name>, Error> {
+        let mut names = self.store.names_of(&self.workspace, artifact)?;
+        names.retain(|name| *name.repository() == self.name);
+        Ok(names)
+    }
+
+    /// A manifest that is listed here and was sealed without this layer. If the layer came since, it stays for
+    /// as long as that manifest does.
+    pub(crate) fn lacked_by(&self, layer: &Digest) -> Result<Option<Digest>, Error> {
+        for artifact in absent::recorded(self.disk(), &self.workspace)? {
+            if self.lists_as_any(&artifact)? && self.absent(&artifact)?.contains(layer) {
+                return Ok(Some(artifact));
+            }
+        }
+        Ok(None)
+    }
+
+    fn absent(&self, artifact: &Digest) -> Result<HashSet<Digest>, Error> {
+        let limit = self.inner().options.limits.entries;
+        absent::get(self.disk(), &self.workspace, artifact, limit)
     }
 
     /// Takes away what is listed here for the sake of one artifact and of nothing else, but for
@@ -205,7 +238,8 @@ impl Repository {
         Ok(kept)
     }
 
-    /// Everything that manifests listed here by themselves reach, but for one of them.
+    /// Everything that manifests listed here by themselves reach, but for one of them; also what was absent
+    /// when they were sealed.
     pub(crate) fn needed(&self, besides: Option<&Digest>) -> Result<HashSet<Digest>, Error> {
         let mut needed = HashSet::new();
         for listed in self.digests_in(&self.folder(MemberKind::Manifest))? {
@@ -214,6 +248,11 @@ impl Repository {
             }
             let layout = layout::artifact(&self.workspace, &listed);
             needed.extend(self.inner().digests_in(&layout)?);
+        }
+        for artifact in absent::recorded(self.disk(), &self.workspace)? {
+            if Some(&artifact) != besides && self.lists(&artifact)? {
+                needed.extend(self.absent(&artifact)?);
+            }
         }
         Ok(needed)
     }

@@ -8,7 +8,6 @@ use std::io;
 
 use super::Repository;
 use super::take::{Found, Of};
-use crate::absent;
 use crate::digest::Digest;
 use crate::disk::Stat;
 use crate::draft::{Draft, Listing, Receipt};
@@ -19,7 +18,7 @@ use crate::oci::{self, Closure, Descriptor, Manifest, Refusal, root_media_type};
 use crate::proving::Place;
 use crate::sealed::{CheckedBlob, Sealed};
 use crate::source::Source;
-use crate::workspace::{Name, Reference, Tag};
+use crate::workspace::{Name, Tag};
 
 /// How many missing blobs are told at once.
 const MOST_TOLD: usize = 100;
@@ -107,25 +106,6 @@ impl Repository {
             }
         }
         Ok(Push { repository: self.clone(), draft, closure, root, unproved, _share: share })
-    }
-
-    /// Seals once more what is listed here and was sealed without this layer, so that it is held by more than
-    /// its lease. Where that fails, the layer is as others are that wait for their manifest.
-    pub(super) fn complete(&self, layer: &Digest) {
-        let limit = self.inner().options.limits.entries;
-        let complete = || {
-            for artifact in absent::sealed_without(self.disk(), &self.workspace, layer, limit)? {
-                if self.lists(&artifact)? {
-                    let manifest = self.manifest(&Reference::Digest(artifact))?;
-                    let claim = manifest.descriptor();
-                    self.prepare(&claim, manifest.bytes()?)?.seal(&[], &|_| false)?;
-                }
-            }
-            Ok::<(), Error>(())
-        };
-        if let Err(error) = complete() {
-            tracing::warn!(%layer, repository = %self.name, %error, "a layer that came late is held by its lease alone");
-        }
     }
 
     /// Where something is that a manifest of this repository may reach.

@@ -49,7 +49,8 @@ impl Repository {
             let mut descriptor = manifest.descriptor();
             descriptor.artifact_type = manifest.artifact_type().map(str::to_owned);
             descriptor.annotations = manifest.annotations().clone();
-            let size = serde_json::to_vec(&descriptor).map_or(0, |json| json.len() + 1);
+            let comma = usize::from(!found.is_empty());
+            let size = serde_json::to_vec(&descriptor).map_or(0, |json| json.len() + comma);
             if used + size > room && !found.is_empty() {
                 return Ok((found, last));
             }

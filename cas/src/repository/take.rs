@@ -93,7 +93,6 @@ impl Repository {
                 self.name_blob(claimed, &own, false, &linking)?;
                 drop(logged);
                 inner.relieve_log();
-                self.complete(claimed);
                 return Ok(Taken { digest: proved.digest, size: proved.size });
             }
         }
@@ -138,7 +137,6 @@ impl Repository {
         // If that name stayed, the next start would list the blob again, whoever deleted it meanwhile.
         self.unlink(&coming)?;
         linking.scraps.gone(&coming);
-        self.complete(digest);
         Ok(())
     }
 
@@ -211,7 +209,6 @@ impl Repository {
         if matches!(linked, Ok(true)) {
             inner.unsettled_members.end(&member);
         }
-        self.complete(digest);
         let stat = self.disk().stat(&member).map_err(Error::disk("looking at", &member))?;
         Ok(Some(stat.size))
     }

@@ -29,8 +29,9 @@ struct Open<U> {
     upload: Arc<Upload<U>>,
     owner: String,
     target: Target,
+    begun: Instant,
     used: Instant,
-    /// The next process knows of it, or is about to.
+    /// The next process knows of it.
     is_known: bool,
 }
 
@@ -110,18 +111,19 @@ impl<U> Sessions<U> {
         over.iter().filter_map(|id| open.remove(id)).map(|one| one.upload).collect()
     }
 
-    /// Those that nothing was done with for a moment, each once: the next process is to know of them.
+    /// Those that were begun a moment ago, and that the next process may not know of yet.
     #[must_use]
-    pub fn waiting(&self) -> Vec<Arc<Upload<U>>> {
-        let waits = |one: &&mut Open<U>| !one.is_known && one.used.elapsed() >= MOMENT;
-        let mut open = self.lock();
-        let waiting = open.values_mut().filter(waits);
-        waiting
-            .map(|one| {
-                one.is_known = true;
-                one.upload.clone()
-            })
-            .collect()
+    pub fn waiting(&self) -> Vec<(UploadId, Arc<Upload<U>>)> {
+        let open = self.lock();
+        let waiting = open.iter().filter(|(_, one)| !one.is_known && one.begun.elapsed() >= MOMENT);
+        waiting.map(|(id, one)| (id.clone(), one.upload.clone())).collect()
+    }
+
+    /// The next process knows of this one.
+    pub fn is_known(&self, id: &UploadId) {
+        if let Some(one) = self.lock().get_mut(id) {
+            one.is_known = true;
+        }
     }
 
     /// Takes out all of them.
@@ -143,8 +145,9 @@ impl<U> Sessions<U> {
 
 impl<U> Open<U> {
     fn new(owner: &str, target: &Target, upload: U, is_known: bool) -> Open<U> {
-        let (upload, used) = (Arc::new(Upload::new(upload)), Instant::now());
-        Open { upload, owner: owner.to_owned(), target: target.clone(), used, is_known }
+        let (upload, begun) = (Arc::new(Upload::new(upload)), Instant::now());
+        let (owner, target, used) = (owner.to_owned(), target.clone(), begun);
+        Open { upload, owner, target, begun, used, is_known }
     }
 }
 
@@ -236,14 +239,19 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_told_once() {
+    fn what_waits_is_told_until_it_is_known() {
         let sessions = sessions(8, 8);
         let own = target("w/r");
         sessions.adopt(new_id().expect("an id"), "a", &own, 1);
-        sessions.begin("a", &own, |_| 2).expect("begun");
+        let begun = sessions.begin("a", &own, |_| 2).expect("begun");
         assert!(sessions.waiting().is_empty());
         std::thread::sleep(MOMENT);
-        assert_eq!((sessions.waiting().len(), sessions.waiting().len()), (1, 0));
+        let waiting = || sessions.waiting().into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+        // However often it was used since.
+        drop(sessions.find(&begun.to_string(), "a", &own).expect("found"));
+        assert_eq!((waiting(), waiting()), (vec![begun.clone()], vec![begun.clone()]));
+        sessions.is_known(&begun);
+        assert!(waiting().is_empty());
     }
 
     #[test]

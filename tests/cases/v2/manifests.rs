@@ -3,7 +3,7 @@
 use cas::digest::{Algorithm, Digest};
 use serde_json::{Value, json};
 use tests::layout::{noise, types};
-use tests::v2::{Case, case, delete, digest, get, head, manifest, patch, post, push, put};
+use tests::v2::{Case, Door, case, delete, digest, get, head, manifest, patch, post, push, put};
 
 use super::{Image, describe, run, steps};
 
@@ -133,18 +133,19 @@ fn kinds(algorithm: Algorithm) -> Vec<Case> {
     ]
 }
 
-/// Of these an artifact may lack layers, and takes them when they come.
-#[test]
-fn a_layer_that_may_be_absent_and_comes_late_is_held_by_its_manifest() {
-    let sha256 = Algorithm::Sha256;
-    let mut image = Image::new(sha256, "late");
-    let late = noise("late", 20_000);
-    let layer = describe(sha256, types::FOREIGN_LAYER, &late);
+/// An image that lacks a layer that may be absent, and that layer.
+fn with_a_late_layer(seed: &str) -> (Image, Digest, Vec<u8>) {
+    let mut image = Image::new(Algorithm::Sha256, seed);
+    let late = noise(seed, 20_000);
+    let layer = describe(Algorithm::Sha256, types::FOREIGN_LAYER, &late);
     image.document["layers"].as_array_mut().expect("layers").push(layer);
-    let d = digest(sha256, &late);
+    (image, digest(Algorithm::Sha256, &late), late)
+}
+
+#[test]
+fn a_layer_that_may_be_absent_and_comes_late_stays_for_its_manifest() {
+    let (image, d, late) = with_a_late_layer("late");
     let blob = |r: &str| format!("/v2/{r}/blobs/{d}");
-    let there =
-        |r: &str| vec![get(blob(r)).gives(late.clone()), delete(blob(r)).fails(405, "UNSUPPORTED")];
     let chunks = || {
         let (begin, end) = late.split_at(10_000);
         vec![
@@ -153,25 +154,48 @@ fn a_layer_that_may_be_absent_and_comes_late_is_held_by_its_manifest() {
             put(format!("{{loc}}?digest={d}"), end),
         ]
     };
-    run(&[
+    let mount = post(format!("/v2/{{r}}/blobs/uploads/?mount={d}&from={{s}}")).is(201);
+    let cases = [
+        ("in one piece", vec![push("{r}", &d, &late)]),
+        ("in chunks", chunks()),
+        ("mounted", vec![push("{s}", &d, &late), mount, delete(blob("{s}"))]),
+    ];
+    run(&cases.map(|(name, brought)| {
+        let there = || get(blob("{r}")).gives(late.clone());
         case(
-            "in one piece",
-            steps([image.push("{r}", "1"), vec![push("{r}", &d, &late)], there("{r}")]),
-        ),
-        case("in chunks", steps([image.push("{r}", "1"), chunks(), there("{r}")])),
-        case(
-            "mounted",
+            name,
             steps([
                 image.push("{r}", "1"),
-                vec![push("{s}", &d, &late)],
-                vec![delete(blob("{r}")).is(404)],
-                vec![post(format!("/v2/{{r}}/blobs/uploads/?mount={d}&from={{s}}")).is(201)],
-                there("{r}"),
-                // Nothing needs it there.
-                vec![delete(blob("{s}"))],
+                vec![get(blob("{r}")).is(404), delete(blob("{r}")).is(404)],
+                brought,
+                vec![there(), delete(blob("{r}")).fails(405, "UNSUPPORTED"), there()],
+                vec![delete(at("{r}", image.digest())), there(), delete(blob("{r}"))],
+                vec![get(blob("{r}")).is(404)],
+                // The same with its manifest pushed once more: it is a part of the artifact then.
+                image.push("{r}", "1"),
+                vec![push("{r}", &d, &late), image.manifest("{r}", "1")],
+                vec![delete(blob("{r}")).fails(405, "UNSUPPORTED"), there()],
             ]),
-        ),
-    ]);
+        )
+    }));
+}
+
+#[test]
+fn a_layer_that_came_late_is_freed_only_after_its_manifest() {
+    let daemon = tests::v2::daemon("[timeouts]\nlease = \"1s\"\n");
+    let door = &Door::of(&daemon)[0];
+    let (image, d, late) = with_a_late_layer("leased");
+    for step in steps([image.push("w/r", "1"), vec![push("w/r", &d, &late)]]) {
+        assert_eq!(door.ask(&step).status, 201);
+    }
+    let is_over = || {
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        daemon.bond(&["gc"]).ok();
+        door.ask(&get(format!("/v2/w/r/blobs/{d}"))).status == 404
+    };
+    assert!(!is_over());
+    assert_eq!(door.ask(&delete(at("w/r", image.digest()))).status, 202);
+    assert!(is_over());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cas::digest::{Algorithm, Digest};
 use serde_json::json;
-use tests::layout::noise;
+use tests::layout::{noise, types};
 use tests::v2::{Door, case, daemon, delete, digest, get, head, push};
 use tests::{Daemon, oci, tree};
 
@@ -185,6 +185,71 @@ fn what_is_healed_elsewhere_is_listed_again() {
                 get(by_digest()).is(404),
                 head(blob()).is(404),
             ],
+        ]),
+    )]);
+}
+
+#[test]
+fn a_child_that_is_healed_elsewhere_is_listed_again_and_nothing_else_is() {
+    let daemon = daemon("");
+    let door = &Door::of(&daemon)[0];
+    let subject = Image::new(Algorithm::Sha256, "subject");
+    let child = Image::new(Algorithm::Sha256, "child").with("subject", subject.descriptor());
+    let mut index = Image::new(Algorithm::Sha256, "index");
+    index.document = json!({
+        "schemaVersion": 2,
+        "mediaType": types::IMAGE_INDEX,
+        "manifests": [child.descriptor()],
+    });
+    let config = digest(Algorithm::Sha256, &child.config);
+    let manifest = |digest: &Digest| format!("/v2/{{r}}/manifests/{digest}");
+    let referrers =
+        || get(format!("/v2/{{r}}/referrers/{}", subject.digest())).json("/manifests", json!([]));
+    door.run(&[case(
+        "pushed",
+        steps([
+            child.push("{s}", "1"),
+            // The child is listed here for the sake of the index alone.
+            vec![index.manifest("{r}", "1"), get(manifest(&child.digest())).gives(child.bytes())],
+            vec![get(manifest(&config)).is(404), head(manifest(&config)).is(404), referrers()],
+        ]),
+    )]);
+    rot(&daemon, &child.digest());
+    door.run(&[case(
+        "rotten",
+        steps([
+            vec![get(manifest(&child.digest())).is(500), get(manifest(&child.digest())).is(404)],
+            child.push("{s}", "2"),
+        ]),
+    )]);
+    daemon.bond(&["--workspace", "w0-socket", "verify", &index.digest().to_string()]).ok();
+    door.run(&[case(
+        "healed",
+        steps([
+            vec![get(manifest(&child.digest())).gives(child.bytes()), referrers()],
+            // It is still there for the index alone.
+            vec![delete(manifest(&child.digest())).is(405), delete(manifest(&index.digest()))],
+            vec![delete(manifest(&child.digest())), get(manifest(&child.digest())).is(404)],
+        ]),
+    )]);
+}
+
+/// Its tags would bring it back.
+#[test]
+fn a_rotten_manifest_that_is_deleted_stays_so() {
+    let daemon = daemon("");
+    let door = &Door::of(&daemon)[0];
+    let image = Image::new(Algorithm::Sha256, "rotten and deleted");
+    let manifest = || format!("/v2/{{r}}/manifests/{}", image.digest());
+    door.run(&[case("pushed", image.push("{r}", "1"))]);
+    rot(&daemon, &image.digest());
+    door.run(&[case(
+        "deleted",
+        steps([
+            vec![get(manifest()).is(500), get(manifest()).is(404), delete(manifest())],
+            vec![get("/v2/{r}/tags/list").json("/tags", json!([])), delete(manifest()).is(404)],
+            image.push("{s}", "1"),
+            vec![get("/v2/{r}/manifests/1").is(404), get(manifest()).is(404)],
         ]),
     )]);
 }

@@ -155,3 +155,32 @@ fn a_put_moves_no_tag_that_is_made_once() {
     image("once").ok();
     image("twice").fails(wire::Code::TagTaken);
 }
+
+/// Of puts that want one name at the same time one gets it, and the others leave nothing.
+#[test]
+fn puts_at_once_make_a_tag_once_and_leave_nothing() {
+    let daemon = daemon("[registry]\ncreate_only_tags = [\"v*\"]\n");
+    let folder = tempfile::tempdir().unwrap();
+    let rounds = 6;
+    for round in 0..rounds {
+        let name = format!("app:v{round}");
+        let put = |n: usize| {
+            let file = folder.path().join(format!("{round}-{n}"));
+            fs::write(&file, format!("{round} {n}")).unwrap();
+            let own = format!("aa:v{round}-{n}");
+            let words = ["--workspace", "w", "put", file.to_str().unwrap(), "--name"];
+            let run = daemon.bond(&[&words[..], &[&name, "--name", &own]].concat());
+            assert!(matches!(run.code(), None | Some(wire::Code::TagTaken)), "{}", run.told());
+            let own = daemon.bond(&["--workspace", "w", "resolve", &own]);
+            assert_eq!(own.code == Some(0), run.code == Some(0), "{}", run.told());
+            run.code == Some(0)
+        };
+        let done: Vec<bool> = std::thread::scope(|scope| {
+            let puts: Vec<_> = (0..4).map(|n| scope.spawn(move || put(n))).collect();
+            puts.into_iter().map(|put| put.join().unwrap()).collect()
+        });
+        assert_eq!(done.iter().filter(|is_done| **is_done).count(), 1, "{done:?}");
+    }
+    let listed = daemon.bond(&["--workspace", "w", "ls", "--format", "json"]).ok().json();
+    assert_eq!(listed["artifacts"].as_array().map(Vec::len), Some(rounds), "{listed}");
+}

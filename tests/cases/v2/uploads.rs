@@ -299,7 +299,9 @@ fn an_upload_goes_on_after_a_restart_of_the_daemon() {
             if come == 0 {
                 // A moment later it is on disk, though nothing came.
                 let folder = daemon.store().join("uploads");
+                let door = &tests::v2::Door::of(&daemon)[0];
                 tests::wait_until("it is written down", || {
+                    assert_eq!(door.ask(&get(&at)).status, 204, "{what}");
                     std::fs::read_dir(&folder).is_ok_and(|entries| entries.count() == 2)
                 });
             }
