@@ -37,7 +37,7 @@ pub struct Upload {
 enum State {
     /// Nothing came, and nothing is on disk.
     Empty,
-    /// An earlier process left it; nobody has looked at its bytes yet.
+    /// An earlier process left it, or it rests; nobody has looked at its bytes yet.
     Asleep(BTreeMap<u64, Mark>),
     Open(Box<Open>),
     /// It is a blob now, or was left for the next process.
@@ -128,7 +128,7 @@ impl Upload {
         }
     }
 
-    /// Whether an earlier process left it, and it is to be woken.
+    /// Whether it is to be woken before anything is done with it.
     pub fn is_asleep(&self) -> bool {
         matches!(self.state, State::Asleep(_))
     }
@@ -438,23 +438,35 @@ impl Upload {
         self.state = State::Ended;
     }
 
-    /// Writes down that it was begun, before anything of it is durable: the next process knows of it even if this
-    /// one is killed.
+    /// Lets the next process know of one of which nothing came yet. It holds nothing open until it is woken.
     ///
     /// # Errors
     /// [`Error::Full`], [`Error::Disk`].
-    pub fn be_known(&mut self) -> Result<(), Error> {
+    pub fn rest(&mut self) -> Result<(), Error> {
+        if self.is_empty() {
+            self.be_known()?;
+            self.state = State::Asleep(BTreeMap::from([(0, self.nothing())]));
+        }
+        Ok(())
+    }
+
+    /// Writes down that it was begun, before anything of it is durable: the next process knows of it even if this
+    /// one is killed.
+    fn be_known(&mut self) -> Result<(), Error> {
         if !self.is_empty() {
             return Ok(());
         }
         self.begin()?;
         let belongs = self.belongs();
-        let mark = Mark { len: 0, digest: Hasher::new(self.algorithm).finish() };
-        record::write(self.repository.disk(), &self.id, 0, &belongs, mark)?;
+        record::write(self.repository.disk(), &self.id, 0, &belongs, self.nothing())?;
         let open = self.open()?;
         open.records.push(0);
         open.serial = 1;
         Ok(())
+    }
+
+    fn nothing(&self) -> Mark {
+        Mark { len: 0, digest: Hasher::new(self.algorithm).finish() }
     }
 
     /// Takes away what is left of it on disk: the records first, so that nothing begins without bytes.
