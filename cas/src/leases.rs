@@ -130,7 +130,6 @@ impl Repository {
             && self.began(kind, digest)?.is_some_and(|(began, _)| began < before);
         Ok(is_over
             && self.needed_by(digest, digest)?.is_none()
-            && self.lacked_by(digest)?.is_none()
             && self.unlink(&self.member(kind, digest))?)
     }
 
@@ -158,9 +157,7 @@ impl Repository {
     fn listing_of(&self, digest: &Digest) -> Result<Option<Option<i128>>, Error> {
         for kind in MemberKind::ALL {
             let Some((began, _)) = self.began(kind, digest)? else { continue };
-            let is_needed = kind == MemberKind::Manifest
-                || self.needed_by(digest, digest)?.is_some()
-                || self.lacked_by(digest)?.is_some();
+            let is_needed = kind == MemberKind::Manifest || self.kept_by(digest)?.is_some();
             return Ok(Some((!is_needed).then_some(began)));
         }
         Ok(None)

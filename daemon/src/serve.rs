@@ -127,7 +127,7 @@ fn write_down(app: &App, uploads: Vec<(UploadId, Arc<Upload<cas::Upload>>)>) {
     for (id, upload) in uploads {
         let Ok(mut upload) = upload.try_lock() else { continue };
         match upload.rest() {
-            Ok(()) => app.uploads.is_known(&id),
+            Ok(()) => app.uploads.note_known(&id),
             Err(error) => tracing::warn!(%id, %error, "an upload would not outlive a kill"),
         }
     }

@@ -42,9 +42,9 @@ impl Repository {
     pub fn delete_manifest(&self, digest: &Digest) -> Result<(), Error> {
         let kinds = [MemberKind::Manifest, MemberKind::Child];
         self.ending(&[self.member(MemberKind::Manifest, digest)], |changed| {
-            let names = self.names_of(digest)?;
+            let led = self.names_of(digest)?;
             // One that rotted is led to by its tags alone, and would be listed again when it is healed.
-            let mut is_listed = !names.is_empty();
+            let mut is_listed = !led.is_empty();
             for kind in kinds {
                 is_listed |= self.has(kind, digest)?;
             }
@@ -55,7 +55,7 @@ impl Repository {
                 return Err(Error::Needed { digest: *digest, by });
             }
             // What leads to it goes first: nothing may lead to what is not listed.
-            for name in names {
+            for name in led {
                 changed.extend(names::remove(self.disk(), &self.workspace, &name, digest)?);
                 if let Some(index) = self.inner().index() {
                     index.forget_name(&self.workspace, digest, &name);
@@ -83,10 +83,8 @@ impl Repository {
                 if !self.has(MemberKind::Blob, digest)? {
                     return Err(Error::NotFound { what: digest.to_string() });
                 }
-                for by in [self.needed_by(digest, digest)?, self.lacked_by(digest)?] {
-                    if let Some(by) = by {
-                        return Err(Error::Needed { digest: *digest, by });
-                    }
+                if let Some(by) = self.kept_by(digest)? {
+                    return Err(Error::Needed { digest: *digest, by });
                 }
                 if self.inner().log_rests_on(&member) {
                     return Err(Error::Busy);

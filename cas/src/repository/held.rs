@@ -86,8 +86,12 @@ impl Repository {
             sealed.blob(digest)?;
             Ok::<_, Error>(Some(manifest.subject().map(|subject| subject.digest)))
         };
-        // Whatever is wrong with that artifact is told to those who ask for it.
-        let Ok(Some(subject)) = subject() else { return Ok(false) };
+        let subject = match subject() {
+            Ok(Some(subject)) => subject,
+            Err(error @ (Error::Busy | Error::Stopped)) => return Err(error),
+            // Whatever is wrong with that artifact is told to those who ask for it.
+            Ok(None) | Err(_) => return Ok(false),
+        };
         let inner = self.inner();
         let scraps = Scraps::new(&self.store);
         let linking = Linking::new(inner, inner.pool(&self.workspace), &scraps);

@@ -197,11 +197,14 @@ impl Repository {
         Ok(names)
     }
 
-    /// A manifest that is listed here and was sealed without this layer. If the layer came since, it stays for
-    /// as long as that manifest does.
-    pub(crate) fn lacked_by(&self, layer: &Digest) -> Result<Option<Digest>, Error> {
+    /// A manifest that is listed here, and reaches this blob or was sealed without it: a layer that came since
+    /// stays for as long as such a manifest does.
+    pub(crate) fn kept_by(&self, blob: &Digest) -> Result<Option<Digest>, Error> {
+        if let Some(by) = self.needed_by(blob, blob)? {
+            return Ok(Some(by));
+        }
         for artifact in absent::recorded(self.disk(), &self.workspace)? {
-            if self.lists_as_any(&artifact)? && self.absent(&artifact)?.contains(layer) {
+            if self.lists_as_any(&artifact)? && self.absent(&artifact)?.contains(blob) {
                 return Ok(Some(artifact));
             }
         }
@@ -238,8 +241,8 @@ impl Repository {
         Ok(kept)
     }
 
-    /// Everything that manifests listed here by themselves reach, but for one of them; also what was absent
-    /// when they were sealed.
+    /// Everything that manifests listed here by themselves reach, but for one of them; and what was absent when
+    /// a manifest that is listed here was sealed. No push makes a record of a layer that is here.
     pub(crate) fn needed(&self, besides: Option<&Digest>) -> Result<HashSet<Digest>, Error> {
         let mut needed = HashSet::new();
         for listed in self.digests_in(&self.folder(MemberKind::Manifest))? {
@@ -250,7 +253,7 @@ impl Repository {
             needed.extend(self.inner().digests_in(&layout)?);
         }
         for artifact in absent::recorded(self.disk(), &self.workspace)? {
-            if Some(&artifact) != besides && self.lists(&artifact)? {
+            if Some(&artifact) != besides && self.lists_as_any(&artifact)? {
                 needed.extend(self.absent(&artifact)?);
             }
         }

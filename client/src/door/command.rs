@@ -79,10 +79,10 @@ impl Signals {
         let mut obey = || {
             for signal in self.pending()? {
                 if ENDING.contains(&signal) && !self.before.contains(signal) {
-                    let blocked = self.before.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-                    let raised = raise(signal);
-                    blocked.thread_set_mask()?;
-                    raised?;
+                    let only = SigSet::from(signal);
+                    only.thread_unblock()?;
+                    raise(signal)?;
+                    only.thread_block()?;
                 }
                 self.early.push(signal);
             }

@@ -120,7 +120,7 @@ impl<U> Sessions<U> {
     }
 
     /// The next process knows of this one.
-    pub fn is_known(&self, id: &UploadId) {
+    pub fn note_known(&self, id: &UploadId) {
         if let Some(one) = self.lock().get_mut(id) {
             one.is_known = true;
         }
@@ -250,7 +250,7 @@ mod tests {
         // However often it was used since.
         drop(sessions.find(&begun.to_string(), "a", &own).expect("found"));
         assert_eq!((waiting(), waiting()), (vec![begun.clone()], vec![begun.clone()]));
-        sessions.is_known(&begun);
+        sessions.note_known(&begun);
         assert!(waiting().is_empty());
     }
 
