@@ -126,10 +126,10 @@ pub async fn serve(
 fn write_down(app: &App, uploads: Vec<(UploadId, Arc<Upload<cas::Upload>>)>) {
     for (id, upload) in uploads {
         let Ok(mut upload) = upload.try_lock() else { continue };
-        match upload.rest() {
-            Ok(()) => app.uploads.note_known(&id),
-            Err(error) => tracing::warn!(%id, %error, "an upload would not outlive a kill"),
+        if let Err(error) = upload.rest() {
+            tracing::warn!(%id, %error, "an upload would not outlive a kill");
         }
+        app.uploads.note_known(&id);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::layout::{self, MemberKind};
 use crate::linking::{Linking, Scraps};
 use crate::memory::Share;
 use crate::names;
-use crate::oci::{Descriptor, Node, Refusal, media_type, root_media_type};
+use crate::oci::{Descriptor, Manifest, Node, Refusal, media_type, root_media_type};
 use crate::proving::{Good, Place};
 use crate::quarantine::{self, Subject};
 use crate::reader::{Verified, read_small};
@@ -73,17 +73,23 @@ impl Repository {
     /// whether it is listed now.
     fn list_manifest_again(&self, digest: &Digest) -> Result<bool, Error> {
         let Some((kind, artifact)) = self.to_be_listed_as(digest)? else { return Ok(false) };
-        let limit = self.inner().options.limits.manifest_size;
+        let limits = &self.inner().options.limits;
         let from = layout::blob_in(&layout::artifact(&self.workspace, &artifact), digest);
-        if !self.disk().stat(&from).is_ok_and(|stat| stat.size <= limit) {
-            return Ok(false);
-        }
         let subject = || {
+            // Most of what an artifact has is none, and that is seen without a look at the rest of it.
+            let file = self.disk().open(&from).map_err(Error::disk("opening", &from))?;
+            let size = file.stat().map_err(Error::disk("reading", &from))?.size;
+            if size > limits.manifest_size {
+                return Ok(None);
+            }
+            let Some(held) = self.read_good(&*file, digest, size, &from)? else { return Ok(None) };
+            let claim = held.descriptor();
+            if Manifest::parse(&claim, held.bytes()?, limits).is_err() {
+                return Ok(None);
+            }
             let sealed = self.store.sealed(&self.workspace, &artifact)?;
             let (closure, _share) = sealed.reaches()?;
             let Some(Node::Manifest(manifest)) = closure.get(digest) else { return Ok(None) };
-            // What is rotten there too is put away.
-            sealed.blob(digest)?;
             Ok::<_, Error>(Some(manifest.subject().map(|subject| subject.digest)))
         };
         let subject = match subject() {

@@ -81,7 +81,6 @@ impl Repository {
             let child = node.descriptor();
             match self.find_near(&child.digest)? {
                 Some(found) => children.push((child, found)),
-                None if child.may_be_absent() => {}
                 None => lacking.push(child),
             }
         }
@@ -90,6 +89,7 @@ impl Repository {
         for child in lacking {
             match beside.remove(&child.digest) {
                 Some(found) => children.push((child, found)),
+                None if child.may_be_absent() => {}
                 None => return Err(self.incomplete(&root)),
             }
         }

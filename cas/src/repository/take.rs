@@ -209,8 +209,12 @@ impl Repository {
         if matches!(linked, Ok(true)) {
             inner.unsettled_members.end(&member);
         }
-        let stat = self.disk().stat(&member).map_err(Error::disk("looking at", &member))?;
-        Ok(Some(stat.size))
+        match self.disk().stat(&member) {
+            Ok(stat) => Ok(Some(stat.size)),
+            // Deleted in this moment.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::disk("looking at", &member)(error)),
+        }
     }
 
     /// A file of the workspace that holds this blob, by its name there. Of a blob that was found rotten

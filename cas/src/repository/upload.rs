@@ -37,7 +37,9 @@ pub struct Upload {
 enum State {
     /// Nothing came, and nothing is on disk.
     Empty,
-    /// An earlier process left it, or it rests; nobody has looked at its bytes yet.
+    /// Nothing came, and an empty file and its record are on disk, for the next process.
+    Resting,
+    /// An earlier process left it; nobody has looked at its bytes yet.
     Asleep(BTreeMap<u64, Mark>),
     Open(Box<Open>),
     /// It is a blob now, or was left for the next process.
@@ -110,13 +112,13 @@ impl Upload {
     pub fn offset(&self) -> u64 {
         match &self.state {
             State::Open(open) => open.offset,
-            State::Empty | State::Asleep(_) | State::Ended => 0,
+            State::Empty | State::Resting | State::Asleep(_) | State::Ended => 0,
         }
     }
 
     /// Whether nothing at all has come.
     pub fn is_empty(&self) -> bool {
-        matches!(self.state, State::Empty)
+        matches!(self.state, State::Empty | State::Resting)
     }
 
     /// Whether it cannot be gone on with: the disk failed, or there was no room. Drop it.
@@ -124,11 +126,11 @@ impl Upload {
         match &self.state {
             State::Open(open) => open.is_broken,
             State::Ended => true,
-            State::Empty | State::Asleep(_) => false,
+            State::Empty | State::Resting | State::Asleep(_) => false,
         }
     }
 
-    /// Whether it is to be woken before anything is done with it.
+    /// Whether an earlier process left it, and it is to be woken.
     pub fn is_asleep(&self) -> bool {
         matches!(self.state, State::Asleep(_))
     }
@@ -293,10 +295,15 @@ impl Upload {
         inner.ensure_workspace(&self.repository.workspace)?;
         let since = inner.barrier.n_failed();
         let path = record::bytes_of(&self.id);
+        let is_known = matches!(self.state, State::Resting);
+        if is_known {
+            inner.disk.unlink(&path).map_err(Error::disk("removing", &path))?;
+        }
         let file = inner.disk.create(&path, Create::Buffered);
         let file = file.map_err(Error::disk("creating", &path))?;
-        let (hasher, records) = (Hasher::new(self.algorithm), Vec::new());
-        let (offset, noted, serial, is_broken) = (0, 0, 0, false);
+        let (hasher, offset, noted) = (Hasher::new(self.algorithm), 0, 0);
+        let (records, serial, is_broken) =
+            (vec![0; usize::from(is_known)], u64::from(is_known), false);
         let open = Open { file, hasher, offset, noted, records, serial, is_broken, since };
         self.state = State::Open(Box::new(open));
         Ok(())
@@ -317,7 +324,7 @@ impl Upload {
                 Err(Error::disk("writing", &record::bytes_of(&self.id))(error))
             }
             State::Open(open) => Ok(open),
-            State::Empty | State::Asleep(_) | State::Ended => {
+            State::Empty | State::Resting | State::Asleep(_) | State::Ended => {
                 Err(Error::NotFound { what: format!("the upload {}", self.id) })
             }
         }
@@ -431,21 +438,25 @@ impl Upload {
     /// Leaves it for the next process. What was acknowledged is durable already; that it was begun is
     /// if the disk is synced before the power goes.
     pub fn keep(mut self) {
-        if let Err(error) = self.be_known() {
+        if let Err(error) = self.rest() {
             tracing::warn!(id = %self.id, %error, "an upload is not kept");
             return;
         }
         self.state = State::Ended;
     }
 
-    /// Lets the next process know of one of which nothing came yet. It holds nothing open until it is woken.
+    /// Lets the next process know of one of which nothing came yet. It holds nothing open until something comes.
     ///
     /// # Errors
     /// [`Error::Full`], [`Error::Disk`].
     pub fn rest(&mut self) -> Result<(), Error> {
-        if self.is_empty() {
-            self.be_known()?;
-            self.state = State::Asleep(BTreeMap::from([(0, self.nothing())]));
+        if let State::Empty = self.state {
+            if let Err(error) = self.be_known() {
+                self.remove();
+                self.state = State::Empty;
+                return Err(error);
+            }
+            self.state = State::Resting;
         }
         Ok(())
     }
@@ -453,26 +464,25 @@ impl Upload {
     /// Writes down that it was begun, before anything of it is durable: the next process knows of it even if this
     /// one is killed.
     fn be_known(&mut self) -> Result<(), Error> {
-        if !self.is_empty() {
-            return Ok(());
+        match self.state {
+            State::Empty => self.begin()?,
+            State::Resting => return self.begin(),
+            _ => return Ok(()),
         }
-        self.begin()?;
         let belongs = self.belongs();
-        record::write(self.repository.disk(), &self.id, 0, &belongs, self.nothing())?;
+        let nothing = Mark { len: 0, digest: Hasher::new(self.algorithm).finish() };
+        record::write(self.repository.disk(), &self.id, 0, &belongs, nothing)?;
         let open = self.open()?;
         open.records.push(0);
         open.serial = 1;
         Ok(())
     }
 
-    fn nothing(&self) -> Mark {
-        Mark { len: 0, digest: Hasher::new(self.algorithm).finish() }
-    }
-
     /// Takes away what is left of it on disk: the records first, so that nothing begins without bytes.
     fn remove(&mut self) {
         let records: Vec<u64> = match std::mem::replace(&mut self.state, State::Ended) {
             State::Empty | State::Ended => return,
+            State::Resting => vec![0],
             State::Asleep(marks) => marks.into_keys().collect(),
             State::Open(open) => open.records.into_iter().chain([open.serial]).collect(),
         };

@@ -31,7 +31,7 @@ struct Open<U> {
     target: Target,
     begun: Instant,
     used: Instant,
-    /// The next process knows of it.
+    /// The next process knows of it, or cannot.
     is_known: bool,
 }
 
@@ -119,7 +119,7 @@ impl<U> Sessions<U> {
         waiting.map(|(id, one)| (id.clone(), one.upload.clone())).collect()
     }
 
-    /// The next process knows of this one.
+    /// The next process knows of this one, or cannot.
     pub fn note_known(&self, id: &UploadId) {
         if let Some(one) = self.lock().get_mut(id) {
             one.is_known = true;

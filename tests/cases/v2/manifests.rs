@@ -181,6 +181,20 @@ fn a_layer_that_may_be_absent_and_comes_late_stays_for_its_manifest() {
 }
 
 #[test]
+fn a_layer_that_may_be_absent_is_linked_in_where_another_repository_has_it() {
+    let (image, d, late) = with_a_late_layer("beside");
+    let blob = format!("/v2/{{r}}/blobs/{d}");
+    run(&[case(
+        "beside",
+        steps([
+            vec![push("{s}", &d, &late)],
+            image.push("{r}", "1"),
+            vec![get(&blob).gives(late), delete(&blob).fails(405, "UNSUPPORTED")],
+        ]),
+    )]);
+}
+
+#[test]
 fn a_layer_that_came_late_is_freed_only_after_its_manifest() {
     let daemon = tests::v2::daemon("[timeouts]\nlease = \"1s\"\n");
     let door = &Door::of(&daemon)[0];

@@ -211,3 +211,27 @@ fn requests_that_two_readers_would_read_differently_are_refused() {
     assert_eq!(there.status, 404, "one of them was taken");
     assert_ne!(there.json(), Value::Null);
 }
+
+/// What is deleted while it is mounted is mounted or is not, and no fault of the disk's.
+#[test]
+fn a_mount_beside_a_delete_is_no_fault() {
+    let daemon = daemon("");
+    let door = &Door::of(&daemon)[0];
+    let bytes = b"mounted and deleted";
+    let d = digest(Algorithm::Sha256, bytes);
+    assert_eq!(door.ask(&push("w/src", &d, bytes)).status, 201);
+    let again_and_again = |step: &Step, good: &[u16]| {
+        for _ in 0..300 {
+            let answer = door.ask(step);
+            assert!(good.contains(&answer.status), "{answer:?}");
+        }
+    };
+    std::thread::scope(|scope| {
+        let mount = post(format!("/v2/w/dst/blobs/uploads/?mount={d}&from=w/src"));
+        for _ in 0..2 {
+            let mount = mount.clone();
+            scope.spawn(move || again_and_again(&mount, &[201, 202, 429]));
+        }
+        again_and_again(&delete(format!("/v2/w/dst/blobs/{d}")), &[202, 404]);
+    });
+}

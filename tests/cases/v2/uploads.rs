@@ -356,3 +356,24 @@ fn an_upload_that_was_left_is_refused_wrong_bytes_cancelled_or_expires() {
     tests::wait_until("the third expires", || n_left() == 0);
     assert_eq!(door.ask(&get(&third)).status, 404);
 }
+
+#[test]
+fn uploads_that_wait_hold_nothing_open() {
+    let daemon = tests::v2::daemon("");
+    let door = &tests::v2::Door::of(&daemon)[0];
+    let before = daemon.n_descriptors();
+    let begin = || door.ask(&post("/v2/w/r/blobs/uploads/")).headers["location"].clone();
+    let begun: Vec<String> = (0..30).map(|_| begin()).collect();
+    let n_files = || std::fs::read_dir(daemon.store().join("uploads")).unwrap().count();
+    tests::wait_until("they are written down", || n_files() == 2 * begun.len());
+    tests::wait_until("they are closed", || daemon.n_descriptors() < before + 10);
+    // They go on as if nothing had been.
+    let d = digest(Algorithm::Sha256, "late");
+    let chunk = patch(&begun[0], "la").with("content-range", "0-1");
+    assert_eq!(door.ask(&chunk).status, 202);
+    assert_eq!(door.ask(&put(format!("{}?digest={d}", begun[0]), "te")).status, 201);
+    assert_eq!(door.ask(&put(format!("{}?digest={d}", begun[1]), "late")).status, 201);
+    assert_eq!(door.ask(&put(format!("{}?digest={d}", begun[2]), "else")).status, 400);
+    assert_eq!(door.ask(&delete(&begun[3])).status, 204);
+    tests::wait_until("what has ended is gone", || n_files() == 2 * (begun.len() - 4));
+}
