@@ -272,7 +272,8 @@ fn begun(daemon: &tests::Daemon, part: &[u8]) -> String {
 fn what_came_before_a_connection_broke_is_kept() {
     let daemon = tests::v2::daemon("");
     let door = &tests::v2::Door::of(&daemon)[0];
-    for size in [1, 900, 100_000] {
+    // Of one byte nobody could tell when it has come: nothing reads like it.
+    for size in [2, 900, 100_000] {
         let bytes = noise("broken off", size);
         let at = begun(&daemon, b"");
         door.ask(&patch(&at, &*bytes).torn());
