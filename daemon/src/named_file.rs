@@ -16,6 +16,22 @@ pub struct NamedFile {
     pub mode: u32,
 }
 
+impl NamedFile {
+    /// Refuses a file that others have one of these rights to: what they must do instead, and how that is mended.
+    ///
+    /// # Errors
+    /// The path, and why not.
+    pub fn refuse(&self, path: &Path, bits: u32, must: &str, mend: &str) -> Result<(), String> {
+        let (path, mode) = (path.display(), self.mode);
+        match mode & bits {
+            0 => Ok(()),
+            _ => Err(format!(
+                "{path}: its mode is {mode:04o}, and others must {must}: chmod {mend} {path}"
+            )),
+        }
+    }
+}
+
 /// Reads a regular file of at most so many bytes.
 ///
 /// # Errors

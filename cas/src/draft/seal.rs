@@ -15,6 +15,7 @@ use crate::disk::{Create, RelPath, write_all_at};
 use crate::durable::Unsynced;
 use crate::error::{Damage, DamageKind, Error};
 use crate::layout::{self, MemberKind};
+use crate::locks;
 use crate::names;
 use crate::oci::{Closure, Descriptor, Node, Refusal};
 use crate::pushed;
@@ -48,14 +49,17 @@ impl Listing<'_> {
         Ok(())
     }
 
-    /// The same where the caller excludes others from all of them.
-    fn check_excluded(&self, listed: &[Repository], to: &Digest) -> Result<(), Error> {
-        for repository in listed {
-            for name in self.names.iter().filter(|name| name.repository() == repository.name()) {
-                repository.may_lead(name, to, self.may_move)?;
-            }
+    /// The same of the names in one repository, and for as long as others are excluded from it.
+    fn exclude<'r>(
+        &self,
+        repository: &'r Repository,
+        to: &Digest,
+    ) -> Result<locks::Held<'r, (Workspace, RepositoryName)>, Error> {
+        let excluded = repository.exclude();
+        for name in self.names.iter().filter(|name| name.repository() == repository.name()) {
+            repository.may_lead(name, to, self.may_move)?;
         }
-        Ok(())
+        Ok(excluded)
     }
 
     /// Whether one of the names may be refused.
@@ -192,8 +196,7 @@ impl Draft {
         let listed = self.store.repository(&self.workspace, repository);
         let logged = {
             // What is there now stays until this is listed, or is ended by somebody who sees the record.
-            let _repository = listed.exclude();
-            listing.check_excluded(std::slice::from_ref(&listed), &digest)?;
+            let _repository = listing.exclude(&listed, &digest)?;
             let is_safe = |blob: &Descriptor| {
                 let member = listed.member(MemberKind::Blob, &blob.digest);
                 inner.is_one_file(&member, &self.member_path(&blob.digest))
@@ -245,14 +248,12 @@ impl Draft {
         let listed: Vec<Repository> =
             listed.iter().map(|name| store.repository(&self.workspace, name)).collect();
         // Where one of its names may be refused, nobody gives any of them before all are given.
+        let exclude = |repository| listing.exclude(repository, &digest);
         let is_strict = listing.is_strict();
-        let _excluded: Vec<_> = match is_strict {
-            true => listed.iter().map(Repository::exclude).collect(),
+        let _all: Vec<_> = match is_strict {
+            true => listed.iter().map(exclude).collect::<Result<_, _>>()?,
             false => Vec::new(),
         };
-        if is_strict {
-            listing.check_excluded(&listed, &digest)?;
-        }
         self.place(plan, record)?;
         reserved.keep();
         let is_new = !plan.receipt.existed;
@@ -267,10 +268,7 @@ impl Draft {
         self.remember(plan);
         // Names come last also for those who sync folder by folder.
         for repository in &listed {
-            let _repository = (!is_strict).then(|| repository.exclude());
-            if !is_strict {
-                listing.check_excluded(std::slice::from_ref(repository), &digest)?;
-            }
+            let _one = (!is_strict).then(|| exclude(repository)).transpose()?;
             self.list_in(repository, plan, tags, published)?;
         }
         published.unsynced.folders.dedup();

@@ -73,24 +73,21 @@ impl Repository {
     /// whether it is listed now.
     fn list_manifest_again(&self, digest: &Digest) -> Result<bool, Error> {
         let Some((kind, artifact)) = self.to_be_listed_as(digest)? else { return Ok(false) };
-        let limits = &self.inner().options.limits;
+        let limit = self.inner().options.limits.manifest_size;
         let from = layout::blob_in(&layout::artifact(&self.workspace, &artifact), digest);
         let subject = || {
             // Most of what an artifact has is none, and that is seen without a look at the rest of it.
             let file = self.disk().open(&from).map_err(Error::disk("opening", &from))?;
             let size = file.stat().map_err(Error::disk("reading", &from))?.size;
-            if size > limits.manifest_size {
+            if size > limit {
                 return Ok(None);
             }
             let Some(held) = self.read_good(&*file, digest, size, &from)? else { return Ok(None) };
-            let claim = held.descriptor();
-            if Manifest::parse(&claim, held.bytes()?, limits).is_err() {
-                return Ok(None);
-            }
+            let Ok(manifest) = held.parsed() else { return Ok(None) };
             let sealed = self.store.sealed(&self.workspace, &artifact)?;
             let (closure, _share) = sealed.reaches()?;
-            let Some(Node::Manifest(manifest)) = closure.get(digest) else { return Ok(None) };
-            Ok::<_, Error>(Some(manifest.subject().map(|subject| subject.digest)))
+            let is_one = matches!(closure.get(digest), Some(Node::Manifest(_)));
+            Ok::<_, Error>(is_one.then(|| manifest.subject().map(|subject| subject.digest)))
         };
         let subject = match subject() {
             Ok(Some(subject)) => subject,
@@ -287,6 +284,13 @@ impl Held {
     /// Media type, digest and size.
     pub fn descriptor(&self) -> Descriptor {
         Descriptor::new(self.media_type.clone(), self.digest, self.size)
+    }
+
+    /// The manifest that it is, proved.
+    pub(super) fn parsed(self) -> Result<Manifest, Error> {
+        let (repository, claim) = (self.repository.clone(), self.descriptor());
+        let limits = &repository.inner().options.limits;
+        Ok(Manifest::parse(&claim, self.bytes()?, limits)?)
     }
 
     /// All of it, proved; only for what is as small as a manifest may be.

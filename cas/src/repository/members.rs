@@ -308,9 +308,6 @@ impl Repository {
 
     /// A manifest that is listed by itself, proved and parsed.
     pub(super) fn listed_manifest(&self, digest: &Digest) -> Result<Manifest, Error> {
-        let held = self.manifest_at(digest, &[MemberKind::Manifest])?;
-        let claim = held.descriptor();
-        let limits = &self.inner().options.limits;
-        Ok(Manifest::parse(&claim, held.bytes()?, limits)?)
+        self.manifest_at(digest, &[MemberKind::Manifest])?.parsed()
     }
 }

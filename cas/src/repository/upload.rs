@@ -301,9 +301,9 @@ impl Upload {
         }
         let file = inner.disk.create(&path, Create::Buffered);
         let file = file.map_err(Error::disk("creating", &path))?;
-        let (hasher, offset, noted) = (Hasher::new(self.algorithm), 0, 0);
-        let (records, serial, is_broken) =
-            (vec![0; usize::from(is_known)], u64::from(is_known), false);
+        let records: Vec<u64> = is_known.then_some(0).into_iter().collect();
+        let (hasher, serial) = (Hasher::new(self.algorithm), records.len() as u64);
+        let (offset, noted, is_broken) = (0, 0, false);
         let open = Open { file, hasher, offset, noted, records, serial, is_broken, since };
         self.state = State::Open(Box::new(open));
         Ok(())

@@ -91,7 +91,7 @@ impl Signals {
         obey().map_err(|errno| failed(errno.into()))
     }
 
-    /// What has come, be it from the terminal.
+    /// What has come for the command, be it from the terminal.
     fn pending(&self) -> Result<Vec<Signal>, Errno> {
         let mut pending = Vec::new();
         loop {
@@ -102,7 +102,7 @@ impl Signals {
                 Err(errno) => return Err(errno),
             }
             if let Some(info) = self.coming.read_signal()? {
-                pending.extend(told_of(&info));
+                pending.extend(told_of(&info).filter(|signal| *signal != Signal::SIGCHLD));
             }
         }
     }
@@ -134,8 +134,7 @@ pub(crate) fn run(
     let late = signals.pending().map_err(|errno| failed(errno.into()))?;
     match start(&signals.before, words, variables)? {
         Ok(child) => {
-            let early = signals.early.iter().chain(&late);
-            for signal in early.filter(|signal| **signal != Signal::SIGCHLD) {
+            for signal in signals.early.iter().chain(&late) {
                 let _ = kill(child, *signal);
             }
             attend(signals, child).map_err(|errno| failed(errno.into()))

@@ -94,12 +94,7 @@ fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 
 fn private(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let file = named_file::read(path, MOST_BYTES)?;
-    if file.mode & 0o007 != 0 {
-        let (path, mode) = (path.display(), file.mode);
-        return Err(format!(
-            "{path}: its mode is {mode:04o}, and others must have no right to it: chmod o= {path}"
-        ));
-    }
+    file.refuse(path, 0o007, "have no right to it", "o=")?;
     PrivateKeyDer::from_pem_slice(&file.bytes).map_err(|error| match error {
         rustls::pki_types::pem::Error::NoItemsFound => {
             format!("{}: there is no PEM private key in it that is not encrypted", path.display())

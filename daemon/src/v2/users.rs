@@ -38,12 +38,7 @@ impl Users {
     pub fn load(path: &Path) -> Result<Users, String> {
         let file = named_file::read(path, MOST_BYTES)?;
         let refused = |reason: &dyn fmt::Display| format!("{}: {reason}", path.display());
-        if file.mode & 0o002 != 0 {
-            let (path, mode) = (path.display(), file.mode);
-            return Err(refused(&format_args!(
-                "its mode is {mode:04o}, and others must not write it: chmod o-w {path}"
-            )));
-        }
+        file.refuse(path, 0o002, "not write it", "o-w")?;
         let text = String::from_utf8(file.bytes).map_err(|_| refused(&"it is no UTF-8"))?;
         Users::parse(&text).map_err(|(line, reason)| match line {
             0 => refused(&reason),

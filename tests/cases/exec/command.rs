@@ -137,14 +137,19 @@ fn signals_are_for_the_command_as_they_were_for_bond() {
     assert_eq!(within.text(), plain.text());
 }
 
+/// The same command as `env` starts it, which is told of a signal.
+fn told(signal: &str, exec: &Command) -> Command {
+    let mut command = Command::new("env");
+    command.arg(signal).arg(exec.get_program()).args(exec.get_args());
+    command.envs(exec.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
 #[test]
 fn the_end_is_heard_where_ends_are_ignored() {
     let bench = Bench::new("");
     let exec = bench.exec(&["sh", "-c", "exit 5"]);
-    let mut ignoring = Command::new("env");
-    ignoring.arg("--ignore-signal=CHLD").arg(exec.get_program()).args(exec.get_args());
-    ignoring.envs(exec.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut child = ignoring.stdout(Stdio::null()).spawn().unwrap();
+    let mut child = told("--ignore-signal=CHLD", &exec).stdout(Stdio::null()).spawn().unwrap();
     tests::wait_until("the command ends", || child.try_wait().unwrap().is_some());
     assert_eq!(child.wait().unwrap().code(), Some(5));
 }
@@ -220,10 +225,7 @@ fn a_signal_before_there_is_a_command_ends_bond_or_waits_for_the_command() {
         let word = format!("{}", 7.2 + n as f64 / 1000.0);
         let script = format!("touch {}; exec sleep {word}", marker.display());
         let exec = bench.exec(&["sh", "-c", &script, &word]);
-        let mut command = Command::new("env");
-        command.arg(format!("{default}={}", &signal.as_str()[3..]));
-        command.arg(exec.get_program()).args(exec.get_args());
-        command.envs(exec.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut command = told(&format!("{default}={}", &signal.as_str()[3..]), &exec);
         bench.daemon.signal(Signal::SIGSTOP);
         let mut child = command.spawn().unwrap();
         let bond = wait_for_bond(&word);
